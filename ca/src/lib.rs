@@ -1,0 +1,1 @@
+//! signet-ca as a library.

@@ -1,0 +1,1 @@
+//! The CA's client.

@@ -1,0 +1,1 @@
+//! signet-operator as a library.

@@ -1,0 +1,2 @@
+//! signet-operator.
+fn main() {}

@@ -1,0 +1,21 @@
+//! What may be called by whom: the `AllowRule` that users write, its validation, its compilation to a table, and verdicts with
+//! their reasons. Pure: no clock, no I/O, nothing else of Signet. The sidecar, the operator and the command line call the same
+//! functions, so that they can never disagree.
+//!
+//! ```text
+//! YAML/JSON value --model::read--> AllowRule --resolve (operator: which workloads, which ports)--> WorkloadRule
+//!                                                                     |
+//! Caller + port  --Table::judge--> Verdict  <--Table::compile---------+
+//! ```
+
+pub mod compile;
+pub mod egress;
+pub mod model;
+pub mod validate;
+pub mod verdict;
+
+pub use compile::{Admits, Mode, Ports, Posture, RuleKey, Source, Table, WorkloadRule, FEATURES};
+pub use egress::{Egress, EgressException};
+pub use model::AllowRule;
+pub use validate::{Problem, Reading};
+pub use verdict::{Caller, Decision, Difference, Reason, Verdict};

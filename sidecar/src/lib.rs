@@ -1,0 +1,1 @@
+//! signet-sidecar as a library.

@@ -1,0 +1,2 @@
+//! signet-sidecar.
+fn main() {}
