@@ -1,1 +1,3 @@
 //! signet-operator as a library.
+pub mod documents;
+pub mod index;
