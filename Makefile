@@ -33,5 +33,5 @@ build: ## static release binaries, each proven in an empty root
 lint: ## format, clippy, documentation, licences, bans, advisories
 	cargo fmt --all --check
 	timeout -v 30m cargo clippy --locked --workspace --all-targets -- -D warnings
-	RUSTDOCFLAGS="-D warnings" timeout -v 15m cargo doc --locked --workspace --no-deps --document-private-items --quiet
+	RUSTDOCFLAGS="-D warnings" timeout -v 15m cargo doc --locked --workspace --no-deps --quiet
 	tests/deny
