@@ -1,3 +1,8 @@
 //! signet-operator as a library.
+pub mod control;
 pub mod documents;
+pub mod files;
 pub mod index;
+pub mod metrics;
+pub mod state;
+pub mod store;

@@ -3,7 +3,7 @@ use super::Place;
 use ipnet::IpNet;
 use signet_identity::{SpiffeId, WorkloadUid};
 use signet_policy::model::{Metadata, PortRef, Target};
-use signet_policy::{AllowRule, Egress, Mode};
+use signet_policy::{Egress, Mode, Reading};
 use std::collections::BTreeMap;
 use std::fmt;
 use std::net::IpAddr;
@@ -124,50 +124,49 @@ pub struct Posture {
     pub egress: Option<Egress>,
 }
 
-/// An `AllowRule` document.
+/// An `AllowRule` document: good, or refused with a target that parses, so that it guards its ports and admits nobody.
 #[derive(Debug, Clone)]
-pub enum Rule {
-    /// Good.
-    Good(AllowRule),
-    /// Refused, but its target parses: guards its ports and admits nobody.
-    Guard {
-        /// Who it is.
-        metadata: Metadata,
-        /// What it guards.
-        target: Target,
-        /// `Audit` guards nothing.
-        mode: Mode,
-        /// Why it was refused, in one line.
-        refused: String,
-    },
+pub struct Rule {
+    reading: Reading,
+    metadata: Metadata,
+    target: Target,
+    mode: Mode,
 }
 
 impl Rule {
-    /// Name, namespace and generation.
-    pub fn metadata(&self) -> &Metadata {
-        match self {
-            Self::Good(rule) => &rule.metadata,
-            Self::Guard { metadata, .. } => metadata,
-        }
+    /// Keeps what `policy` has read; a rule that was refused whole is none.
+    pub fn new(reading: Reading) -> Option<Self> {
+        let (metadata, target, mode) = match &reading {
+            Reading::Rule(rule) => (rule.metadata.clone(), rule.spec.target.clone(), rule.spec.mode),
+            Reading::GuardOnly { metadata, target, mode, .. } => (metadata.clone(), target.clone(), *mode),
+            Reading::Refused { .. } => return None,
+        };
+        Some(Self { reading, metadata, target, mode })
+    }
+    /// For `policy`.
+    pub fn reading(&self) -> &Reading {
+        &self.reading
     }
     /// What it protects.
     pub fn target(&self) -> &Target {
-        match self {
-            Self::Good(rule) => &rule.spec.target,
-            Self::Guard { target, .. } => target,
-        }
+        &self.target
     }
     /// Whether it is in force.
     pub fn mode(&self) -> Mode {
-        match self {
-            Self::Good(rule) => rule.spec.mode,
-            Self::Guard { mode, .. } => *mode,
+        self.mode
+    }
+    /// Why it was refused.
+    pub fn refused(&self) -> Option<String> {
+        match &self.reading {
+            Reading::GuardOnly { problems, .. } => {
+                Some(problems.iter().map(ToString::to_string).collect::<Vec<_>>().join("; "))
+            }
+            Reading::Rule(_) | Reading::Refused { .. } => None,
         }
     }
     /// `namespace/name`.
     pub fn key(&self) -> Key {
-        let metadata = self.metadata();
-        Key { namespace: metadata.namespace.clone(), name: metadata.name.clone() }
+        Key { namespace: self.metadata.namespace.clone(), name: self.metadata.name.clone() }
     }
 }
 

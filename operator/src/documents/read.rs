@@ -77,15 +77,18 @@ impl Reading {
 
     fn rule(&mut self, located: &Located, place: Place) {
         let file = place.file.clone();
-        let (rule, problems, guards) = match signet_policy::validate::read(&located.value) {
-            signet_policy::Reading::Rule(rule) => (Some(Rule::Good(rule)), Vec::new(), false),
-            signet_policy::Reading::GuardOnly { metadata, target, mode, problems } => {
-                let refused = problems.iter().map(Problem::to_string).collect::<Vec<_>>().join("; ");
-                let refused = refused.chars().take(1000).collect();
-                (Some(Rule::Guard { metadata, target, mode, refused }), problems, true)
-            }
-            signet_policy::Reading::Refused { problems } => (None, problems, false),
+        let reading = signet_policy::validate::read(&located.value);
+        let (mut problems, guards) = match &reading {
+            signet_policy::Reading::Rule(_) => (Vec::new(), false),
+            signet_policy::Reading::GuardOnly { problems, .. } => (problems.clone(), true),
+            signet_policy::Reading::Refused { problems } => (problems.clone(), false),
         };
+        let rule = Rule::new(reading);
+        if rule.is_none() && problems.is_empty() {
+            // A refusal without a reason would be a mistake of ours; it still refuses.
+            let (found, want) = ("a rule that was refused".into(), "a valid AllowRule".into());
+            problems.push(Problem { path: String::new(), found, want });
+        }
         self.documents.rules.extend(rule.map(|item| Sourced { item, place }));
         self.problems(&file, located, "AllowRule", problems, guards);
     }
@@ -314,9 +317,9 @@ fn ports(spec: &Object<'_>, sink: &Sink) -> Option<Vec<NamedPort>> {
             Some(NamedPort { name: name?, port: number? })
         });
         match read {
-            Some(read) if ports.iter().any(|p| p.port == read.port || (p.name == read.name && !p.name.is_empty())) => {
+            Some(read) if ports.iter().any(|p| p.name == read.name && (!p.name.is_empty() || p.port == read.port)) => {
                 good = false;
-                sink.report(path, format!("{} {}", read.name, read.port), "a port and a name that stand here once");
+                sink.report(path, format!("{} {}", read.name, read.port), "each name, and each port without one, once");
             }
             Some(read) => ports.push(read),
             None => good = false,
@@ -397,7 +400,7 @@ fn posture(value: &Value, sink: &Sink) -> Option<Posture> {
     root.close();
     let spec = spec?;
     let inbound = spec.optional("inbound").and_then(|value| {
-        let word = value.as_str().and_then(inbound_word);
+        let word = value.as_str().and_then(|word| word.parse::<signet_policy::Posture>().ok());
         if word.is_none() {
             spec.report("inbound", show(value), "allow, audit, authenticated or deny");
         }
@@ -407,17 +410,6 @@ fn posture(value: &Value, sink: &Sink) -> Option<Posture> {
     spec.close();
     let (key, _labels_of_a_posture_select_nothing) = head?;
     Some(Posture { key, inbound, egress })
-}
-
-/// The four words of design section 5, point 3.
-pub(crate) fn inbound_word(word: &str) -> Option<signet_policy::Posture> {
-    match word {
-        "allow" => Some(signet_policy::Posture::Allow),
-        "audit" => Some(signet_policy::Posture::Audit),
-        "authenticated" => Some(signet_policy::Posture::Authenticated),
-        "deny" => Some(signet_policy::Posture::Deny),
-        _ => None,
-    }
 }
 
 /// `allow` or `deny`.

@@ -6,7 +6,7 @@ use serde::de::{Deserialize, Deserializer, Error as _, MapAccess, SeqAccess, Vis
 use serde_json::{Map, Number, Value};
 use serde_saphyr::{DuplicateKeyPolicy, MergeKeyPolicy, NonFiniteFloatPolicy, Spanned};
 use std::collections::{HashMap, HashSet};
-use std::fmt;
+use std::fmt::{self, Write as _};
 
 /// Nesting deeper than this is refused; the deepest document of ours needs 8.
 const MAX_DEPTH: usize = 64;
@@ -103,7 +103,7 @@ fn plain(node: Node, path: &mut String, offset: u64, lines: &mut HashMap<String,
         Node::List(items) => {
             let mut list = Vec::with_capacity(items.len());
             for (index, item) in items.into_iter().enumerate() {
-                path.push_str(&format!("[{index}]"));
+                let _writing_to_a_string_cannot_fail = write!(path, "[{index}]");
                 lines.insert(path.clone(), offset + item.referenced.line());
                 list.push(plain(item.value, path, offset, lines));
                 path.truncate(length);

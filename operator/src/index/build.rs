@@ -18,9 +18,6 @@ pub enum IndexError {
         /// What is wrong with its identity.
         error: signet_identity::IdError,
     },
-    /// A rule's target is none of the three kinds.
-    #[error("AllowRule {0}: its target is not exactly one of service, podSelector and all")]
-    Target(String),
     /// Two workloads share a UID or an address; readers must call `Reading::finish`.
     #[error("{0} belongs to two documents")]
     Twice(String),
@@ -41,7 +38,7 @@ impl Snapshot {
             namespaces.entry(&workload.item.key.namespace).or_default().push(at);
         }
         let trust_domain = settings.trust_domain.as_str();
-        let resolved = resolve::rules(documents, &workloads, &namespaces, trust_domain, memory)?;
+        let resolved = resolve::rules(documents, &workloads, &namespaces, trust_domain, memory);
         let postures: HashMap<&str, &Posture> =
             documents.postures.iter().map(|p| (p.item.key.namespace.as_str(), &p.item)).collect();
 

@@ -1,9 +1,9 @@
 //! Which rules concern which workloads, and which workloads stand behind a Service. Called by `build`.
-use super::{Backend, IndexError, Member, Memory};
+use super::{Backend, Member, Memory};
 use crate::documents::{Documents, Key, Labels, Rule, Service, Sourced, Workload, selects};
-use signet_policy::model::{PortRef, Selector, Target};
-use signet_policy::{Admits, Mode, Ports, RuleKey, WorkloadRule};
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use signet_policy::model::PortRef;
+use signet_policy::{Mode, Ports, WorkloadRule};
+use std::collections::{BTreeMap, HashMap};
 
 /// One port of a Service, and the workloads' ports it leads to.
 #[derive(Debug)]
@@ -39,7 +39,7 @@ pub(super) fn backend(service: &Service, members: &[Member], of_namespace: &[usi
     Backend { service: service.clone(), ports: ports.collect(), selected: selected.clone() }
 }
 
-/// A port reference as a number of one workload: names are its own; one that it lacks is nothing.
+/// A Service's target port as a number of one workload: names are the workload's own; one that it lacks leads nowhere.
 fn number(reference: &PortRef, workload: &Workload) -> Option<u16> {
     match reference {
         PortRef::Number(port) => Some(*port),
@@ -55,43 +55,50 @@ pub(super) struct Resolved {
     pub(super) selectors: BTreeMap<String, Labels>,
 }
 
-/// Resolves every rule. A rule never looks beyond its own namespace (F10).
+/// Resolves every rule; what a target means is decided in `policy`. A rule never looks beyond its own namespace (F10).
 pub(super) fn rules(
     documents: &Documents,
     workloads: &[&Sourced<Workload>],
     namespaces: &HashMap<&str, Vec<usize>>,
     trust_domain: &str,
     memory: &Memory,
-) -> Result<Resolved, IndexError> {
+) -> Resolved {
     let services: HashMap<&Key, &Service> = documents.services.iter().map(|s| (&s.item.key, &s.item)).collect();
+    let ports: Vec<Vec<(String, u16)>> = workloads.iter().map(|w| named(&w.item)).collect();
     let mut resolved =
         Resolved { rules: vec![Vec::new(); workloads.len()], notes: Vec::new(), selectors: BTreeMap::new() };
     let mut sorted: Vec<&Rule> = documents.rules.iter().map(|rule| &rule.item).collect();
-    sorted.sort_by_key(|rule| rule.key());
+    sorted.sort_by_cached_key(|rule| rule.key());
     for rule in sorted {
         let key = rule.key();
         let mut remarks = Vec::new();
-        let choice = choice(rule.target(), &key, &services, memory, &mut resolved.selectors, &mut remarks)?;
+        let selector = service_selector(rule, &key, &services, memory, &mut remarks);
         let of_namespace = namespaces.get(key.namespace.as_str()).map_or(&[][..], Vec::as_slice);
-        let mut selected = 0;
-        let mut touched = 0;
+        let (mut selected, mut touched) = (0, 0);
         for at in of_namespace {
-            let Some(workload) = workloads.get(*at).map(|w| &w.item) else { continue };
-            if !choice.takes(&workload.labels) {
+            let (Some(workload), Some(ports)) = (workloads.get(*at).map(|w| &w.item), ports.get(*at)) else { continue };
+            let asked = signet_policy::Workload { namespace: &workload.key.namespace, labels: &workload.labels, ports };
+            // A rule's target names one Service: the one whose selector was looked up.
+            let in_service = |_: &str| selector.as_ref().is_some_and(|(_, s)| selects(s, &workload.labels));
+            let Some(compiled) = signet_policy::for_workload(rule.reading(), &asked, in_service, trust_domain) else {
                 continue;
-            }
+            };
             selected += 1;
-            let ports = ports(rule.target(), workload);
-            if ports != Ports::These(Vec::new())
+            if compiled.ports != Ports::These(Vec::new())
                 && let Some(of_workload) = resolved.rules.get_mut(*at)
             {
                 touched += 1;
-                of_workload.push(compile(rule, &key, ports, trust_domain));
+                of_workload.push(compiled);
             }
         }
         resolved.notes.push(note(rule, &key, selected, touched, remarks));
+        resolved.selectors.extend(selector.map(|(service, selector)| (service.to_string(), selector)));
     }
-    Ok(resolved)
+    resolved
+}
+
+fn named(workload: &Workload) -> Vec<(String, u16)> {
+    workload.ports.iter().map(|port| (port.name.clone(), port.port)).collect()
 }
 
 fn note(rule: &Rule, key: &Key, selected: usize, touched: usize, mut remarks: Vec<String>) -> Note {
@@ -100,7 +107,7 @@ fn note(rule: &Rule, key: &Key, selected: usize, touched: usize, mut remarks: Ve
     } else if touched == 0 {
         remarks.push("no selected workload has a port of this name".into());
     }
-    if let Rule::Guard { refused, .. } = rule {
+    if let Some(refused) = rule.refused() {
         remarks.push(format!("refused, guards its ports and admits nobody: {refused}"));
     }
     if rule.mode() == Mode::Audit {
@@ -110,75 +117,22 @@ fn note(rule: &Rule, key: &Key, selected: usize, touched: usize, mut remarks: Ve
     Note { rule: key.to_string(), workloads: selected, effective, remarks }
 }
 
-/// How a target chooses workloads.
-enum Choice<'a> {
-    All,
-    Labels(&'a Selector),
-    Service(Labels),
-    Nothing,
-}
-
-impl Choice<'_> {
-    fn takes(&self, labels: &Labels) -> bool {
-        match self {
-            Self::All => true,
-            Self::Labels(selector) => selector.matches(labels),
-            Self::Service(selector) => selects(selector, labels),
-            Self::Nothing => false,
-        }
-    }
-}
-
-fn choice<'a>(
-    target: &'a Target,
-    rule: &Key,
+/// The selector of the Service that a rule targets: its present one, or while it is missing the last one, so that the guard
+/// does not vanish because another object does.
+fn service_selector(
+    rule: &Rule,
+    key: &Key,
     services: &HashMap<&Key, &Service>,
     memory: &Memory,
-    remember: &mut BTreeMap<String, Labels>,
     remarks: &mut Vec<String>,
-) -> Result<Choice<'a>, IndexError> {
-    match (&target.service, &target.pod_selector, target.all) {
-        (None, None, Some(true)) => Ok(Choice::All),
-        (None, Some(selector), None) => Ok(Choice::Labels(selector)),
-        (Some(name), None, None) => {
-            let key = Key { namespace: rule.namespace.clone(), name: name.clone() };
-            let present = services.get(&key).map(|service| &service.selector);
-            let selector = present.or_else(|| memory.selector(&key));
-            if present.is_none() {
-                let rest = if selector.is_some() { "; its last selector stays in force" } else { " and never did" };
-                remarks.push(format!("Service {key} does not exist{rest}"));
-            }
-            Ok(selector.map_or(Choice::Nothing, |selector| {
-                remember.insert(key.to_string(), selector.clone());
-                Choice::Service(selector.clone())
-            }))
-        }
-        // `policy` refuses such targets; were one to come through, no reading of it would be safe.
-        _ => Err(IndexError::Target(rule.to_string())),
+) -> Option<(Key, Labels)> {
+    let name = rule.target().service.as_ref()?;
+    let service = Key { namespace: key.namespace.clone(), name: name.clone() };
+    let present = services.get(&service).map(|service| &service.selector);
+    let selector = present.or_else(|| memory.selector(&service));
+    if present.is_none() {
+        let rest = if selector.is_some() { "; its last selector stays in force" } else { " and never did" };
+        remarks.push(format!("Service {service} does not exist{rest}"));
     }
-}
-
-fn ports(target: &Target, workload: &Workload) -> Ports {
-    target.ports.as_ref().map_or(Ports::All, |ports| {
-        let numbers: BTreeSet<u16> = ports.iter().filter_map(|reference| number(reference, workload)).collect();
-        Ports::These(numbers.into_iter().collect())
-    })
-}
-
-fn compile(rule: &Rule, key: &Key, ports: Ports, trust_domain: &str) -> WorkloadRule {
-    let (admits, features) = match rule {
-        Rule::Good(rule) => {
-            let (sources, features) = signet_policy::compile::sources(rule, trust_domain);
-            (Admits::Sources(sources), features)
-        }
-        Rule::Guard { refused, .. } => (Admits::Nobody(refused.clone()), Vec::new()),
-    };
-    WorkloadRule {
-        key: RuleKey { namespace: key.namespace.clone(), name: key.name.clone() },
-        generation: u64::try_from(rule.metadata().generation).unwrap_or(0),
-        ports,
-        mode: rule.mode(),
-        admits,
-        features,
-    }
+    selector.map(|selector| (service, selector.clone()))
 }

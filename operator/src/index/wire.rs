@@ -3,7 +3,7 @@
 use super::{Backend, Member};
 use ipnet::IpNet;
 use prost::Message as _;
-use signet_policy::{Admits, Decision, Mode, Ports, Posture, Source};
+use signet_policy::{Admits, Decision, Mode, Ports, Source};
 use signet_proto::control;
 use std::net::IpAddr;
 
@@ -47,7 +47,7 @@ pub(super) fn config(member: &Member, services_of_self: &[IpAddr]) -> control::C
 fn posture(member: &Member) -> control::Posture {
     let egress = &member.egress;
     control::Posture {
-        inbound: inbound(member.inbound).into(),
+        inbound: member.inbound.as_str().into(),
         egress: match egress.default {
             Decision::Allow => "allow".into(),
             Decision::Deny => "deny".into(),
@@ -60,16 +60,6 @@ fn posture(member: &Member) -> control::Posture {
                 ports: e.ports.iter().copied().map(u32::from).collect(),
             })
             .collect(),
-    }
-}
-
-/// The word for a posture.
-pub(crate) fn inbound(posture: Posture) -> &'static str {
-    match posture {
-        Posture::Allow => "allow",
-        Posture::Audit => "audit",
-        Posture::Authenticated => "authenticated",
-        Posture::Deny => "deny",
     }
 }
 
