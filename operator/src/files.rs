@@ -79,7 +79,7 @@ impl Watch {
                 Err(error) => tracing::error!(%error, "reading the documents failed"),
             }
             noisy += 1;
-            if noisy % 20 == 0 {
+            if noisy.is_multiple_of(20) {
                 tracing::warn!(directory = %self.directory.display(), "keeps changing while it is read; waiting");
             }
             sleep(self.quiet).await;

@@ -5,7 +5,7 @@ use crate::index::Snapshot;
 use crate::metrics::Metrics;
 use signet_policy::Reason;
 use signet_proto::control::Edge;
-use std::collections::{BTreeMap, HashSet};
+use std::collections::BTreeMap;
 
 /// Rows of one workload.
 const MAX_ROWS: usize = 1024;
@@ -17,7 +17,7 @@ const OTHER: &str = "other";
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, serde::Serialize)]
 struct Row {
     peer: String,
-    port: u32,
+    port: u16,
     outbound: bool,
     reason: &'static str,
 }
@@ -35,7 +35,7 @@ pub struct Totals {
 
 /// A row as `/status` shows it.
 #[derive(Debug, Clone, serde::Serialize)]
-pub struct Line<'a> {
+pub(super) struct Line<'a> {
     workload: String,
     #[serde(flatten)]
     row: &'a Row,
@@ -52,16 +52,16 @@ pub(super) struct Edges {
 
 impl Edges {
     /// Adds what one workload reports.
-    pub(super) fn add(&mut self, workload: &Key, edges: &[Edge], known: &HashSet<String>, metrics: &Metrics) {
+    pub(super) fn add(&mut self, workload: &Key, edges: &[Edge], known: impl Fn(&str) -> bool, metrics: &Metrics) {
         for edge in edges {
             let reason = reason(&edge.reason);
             metrics.edge(edge.outbound, reason, edge.connections);
             let peer = match edge.peer.as_str() {
                 "" => "plaintext",
-                peer if known.contains(peer) => peer,
+                peer if known(peer) => peer,
                 _ => OTHER,
             };
-            let port = if edge.port <= u32::from(u16::MAX) { edge.port } else { 0 };
+            let port = u16::try_from(edge.port).unwrap_or(0);
             let row = Row { peer: peer.into(), port, outbound: edge.outbound, reason };
             let rows = self.by_workload.entry(workload.clone()).or_default();
             let room = rows.len() < MAX_ROWS && self.rows < MAX_ROWS_IN_ALL;

@@ -5,12 +5,13 @@ use crate::index::Snapshot;
 use crate::metrics::Metrics;
 use crate::state::Published;
 use rand::RngExt as _;
-use signet_identity::WorkloadUid;
+use signet_identity::{Credentials, DenyList, Peer, WorkloadUid};
 use signet_proto::control::Edge;
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 use tokio::sync::oneshot;
+use tokio::time::sleep;
 
 /// Bounds of the control service.
 #[derive(Debug, Clone)]
@@ -81,10 +82,16 @@ struct Places {
 #[derive(Debug)]
 struct Place {
     number: u64,
-    /// Dropped to end the stream that has it.
-    _end: oneshot::Sender<()>,
+    /// Whom the stream was opened for.
+    peer: Peer,
+    /// Dropped to make room for a newer stream; sent to, to end the stream because its peer is denied.
+    end: Option<oneshot::Sender<Denied>>,
     presence: Presence,
 }
+
+/// The trust state denies the peer.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Denied;
 
 /// A stream's place; given back when dropped.
 #[derive(Debug)]
@@ -92,8 +99,8 @@ pub(super) struct Seat {
     hub: Arc<Hub>,
     uid: WorkloadUid,
     number: u64,
-    /// Ends when the place is given to a newer stream of the same workload.
-    pub(super) ended: oneshot::Receiver<()>,
+    /// Ends when the place is given to a newer stream of the same workload, or with [`Denied`].
+    pub(super) ended: oneshot::Receiver<Denied>,
 }
 
 impl Hub {
@@ -104,7 +111,7 @@ impl Hub {
 
     /// A place for a workload's stream, or none when all are taken. A newer stream takes the place of an older one of the same
     /// workload: a sidecar that restarted must not wait until its dead connection is noticed.
-    pub(super) fn take_place(self: &Arc<Self>, uid: &WorkloadUid, workload: &Key) -> Option<Seat> {
+    pub(super) fn take_place(self: &Arc<Self>, uid: &WorkloadUid, workload: &Key, peer: &Peer) -> Option<Seat> {
         let mut places = self.places();
         if places.taken.len() >= self.limits.streams && !places.taken.contains_key(uid) {
             return None;
@@ -113,26 +120,34 @@ impl Hub {
         let (end, ended) = oneshot::channel();
         let presence = Presence { workload: workload.to_string(), ..Presence::default() };
         let number = places.next;
-        places.taken.insert(uid.clone(), Place { number, _end: end, presence });
+        places.taken.insert(uid.clone(), Place { number, peer: peer.clone(), end: Some(end), presence });
         self.metrics.streams(places.taken.len());
         Some(Seat { hub: self.clone(), uid: uid.clone(), number, ended })
     }
 
     /// Adds what a sidecar reports. `snapshot` tells which peers are known.
     pub(super) fn report(&self, workload: &Key, edges: &[Edge], snapshot: &Snapshot) {
-        let asked: HashSet<&str> = edges.iter().map(|edge| edge.peer.as_str()).collect();
-        let known = snapshot
-            .members()
-            .filter_map(|member| member.identity.as_ref().map(signet_identity::SpiffeId::as_str))
-            .filter(|identity| asked.contains(identity))
-            .map(str::to_owned)
-            .collect();
-        self.edges().add(workload, edges, &known, &self.metrics);
+        self.edges().add(workload, edges, |peer| snapshot.knows(peer), &self.metrics);
     }
 
-    /// Forgets what workloads reported that are gone.
-    pub(super) fn forget_gone(&self, snapshot: &Snapshot) {
-        self.edges().retain(snapshot);
+    /// Looks after the streams for ever: forgets what workloads reported that are gone, and ends the streams of peers that the
+    /// trust state denies, within `pause`, without waiting for their certificates to end (F38).
+    pub async fn supervise(self: Arc<Self>, credentials: Arc<Credentials>, pause: Duration) {
+        let mut snapshots = self.published.snapshot.clone();
+        loop {
+            sleep(pause).await;
+            if snapshots.has_changed().unwrap_or(false)
+                && let Some(snapshot) = snapshots.borrow_and_update().clone()
+            {
+                self.edges().retain(&snapshot);
+            }
+            let trust = credentials.trust();
+            let deny = &trust.state().deny;
+            for place in self.places().taken.values_mut().filter(|place| denies(deny, &place.peer)) {
+                // Gone already, or told already: both are what is wanted.
+                let _ = place.end.take().map(|end| end.send(Denied));
+            }
+        }
     }
 
     /// Who is attached, by `namespace/name`.
@@ -153,6 +168,12 @@ impl Hub {
     fn edges(&self) -> MutexGuard<'_, Edges> {
         self.edges.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+fn denies(deny: &DenyList, peer: &Peer) -> bool {
+    deny.identities.contains(&peer.leaf.id)
+        || deny.serials.contains(&peer.leaf.serial)
+        || peer.issuers.iter().any(|issuer| deny.issuers.contains(issuer))
 }
 
 impl Seat {

@@ -43,7 +43,7 @@ impl Service {
         })?;
         let workload = member.workload.key.clone();
         let uid = member.workload.uid.clone();
-        let seat = uid.as_ref().and_then(|uid| hub.take_place(uid, &workload));
+        let seat = uid.as_ref().and_then(|uid| hub.take_place(uid, &workload, &peer));
         let seat =
             seat.ok_or_else(|| refuse(hub, "full", Status::resource_exhausted("no place for another stream")))?;
         hub.metrics.attach("attached");

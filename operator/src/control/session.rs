@@ -10,7 +10,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 /// A sidecar may ask for so many destinations at once; what goes beyond is answered as unknown, which denies inside the mesh.
 /// A busy gateway talks to some hundreds.
-pub const MAX_WANTS: usize = 4096;
+pub(super) const MAX_WANTS: usize = 4096;
 /// Destinations in one message; a Service with 1,000 endpoints takes about 150 KB.
 const CHUNK: usize = 64;
 /// Texts of a peer that are kept for `/status` are cut here.

@@ -1,5 +1,5 @@
 //! The task of one control stream: waits for the peer, for changes and for its end, and sends what the session says.
-use super::hub::{Hub, Seat};
+use super::hub::{Denied, Hub, Seat};
 use super::session::{Effect, Session};
 use crate::documents::Key;
 use crate::index::Snapshot;
@@ -81,8 +81,13 @@ impl Stream {
                         End::told("no_hello", Status::deadline_exceeded("no hello came in time"))
                     };
                 }
-                _ = &mut self.seat.ended => {
-                    return End::told("replaced", Status::aborted("a newer stream of this workload took its place"));
+                ended = &mut self.seat.ended => {
+                    return match ended {
+                        Ok(Denied) => End::told("denied", Status::permission_denied("the trust state denies this peer")),
+                        Err(_) => {
+                            End::told("replaced", Status::aborted("a newer stream of this workload took its place"))
+                        }
+                    };
                 }
                 () = self.outgoing.closed() => return End("gone", None),
                 changed = self.snapshots.changed() => {

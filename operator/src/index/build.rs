@@ -78,6 +78,7 @@ impl Snapshot {
         for (at, member) in members.iter().enumerate() {
             let workload = &member.workload;
             self.by_key.insert(workload.key.clone(), at);
+            self.identities.extend(member.identity.as_ref().map(ToString::to_string));
             if let Some(uid) = &workload.uid
                 && self.by_uid.insert(uid.clone(), at).is_some()
             {

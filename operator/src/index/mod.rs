@@ -21,7 +21,7 @@ use resolve::Endpoints;
 use signet_identity::{SpiffeId, TrustDomain, WorkloadUid};
 use signet_policy::{Egress, Posture, Table, WorkloadRule};
 use signet_proto::control;
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::net::IpAddr;
 
 /// What the index takes from the operator's own configuration.
@@ -47,6 +47,7 @@ pub struct Snapshot {
     by_uid: HashMap<WorkloadUid, usize>,
     by_key: BTreeMap<Key, usize>,
     by_address: HashMap<IpAddr, Owner>,
+    identities: HashSet<String>,
     notes: Vec<Note>,
 }
 
@@ -122,6 +123,11 @@ impl Snapshot {
     /// How many Services there are.
     pub fn services(&self) -> usize {
         self.services.len()
+    }
+
+    /// Whether a workload has this identity.
+    pub fn knows(&self, identity: &str) -> bool {
+        self.identities.contains(identity)
     }
 
     /// A workload by name.
