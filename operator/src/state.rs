@@ -123,11 +123,13 @@ impl State {
             None => (0, Vec::new()),
         };
         let report = Report { good: outcome == Outcome::Applied, revision, last: outcome, findings, error, rules };
-        let before = self.report.borrow().clone();
+        let report = Arc::new(report);
+        let before = self.report.send_replace(report.clone());
         if before.findings != report.findings || before.error != report.error || before.last != report.last {
             report.log();
+        } else {
+            tracing::info!(revision, "the files changed");
         }
-        self.report.send_replace(Arc::new(report));
     }
 }
 
