@@ -124,12 +124,8 @@ impl State {
         };
         let report = Report { good: outcome == Outcome::Applied, revision, last: outcome, findings, error, rules };
         let report = Arc::new(report);
-        let before = self.report.send_replace(report.clone());
-        if before.findings != report.findings || before.error != report.error || before.last != report.last {
-            report.log();
-        } else {
-            tracing::info!(revision, "the files changed");
-        }
+        self.report.send_replace(report.clone());
+        report.log();
     }
 }
 
