@@ -37,6 +37,7 @@ fn with(pointer: &str, value: Value) -> Value {
     document
 }
 
+#[allow(clippy::needless_pass_by_value, reason = "called with json!")]
 fn from(caller: Value) -> Value {
     with("/spec/from", json!([caller]))
 }
