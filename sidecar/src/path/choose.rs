@@ -1,6 +1,6 @@
 //! Which endpoint, and which framing. Least loaded of two random choices; an endpoint that just failed comes last. The framing
 //! follows one fixed rule: pooled, unless recent connections to that port moved more than N bytes each on average.
-use super::outbound::{Ended, FramingKey};
+use super::outbound::FramingKey;
 use super::tls::Framing;
 use crate::view::{Endpoint, Named};
 use std::cell::RefCell;
@@ -108,7 +108,7 @@ impl Framings {
     }
 
     /// Remembers what a connection moved: the average moves by a quarter of the difference.
-    pub fn moved(&self, key: FramingKey, (_, bytes): Ended) {
+    pub fn moved(&self, key: FramingKey, bytes: u64) {
         let mut all = self.moved.borrow_mut();
         if all.len() >= REMEMBERED && !all.contains_key(&key) {
             all.clear();

@@ -73,7 +73,7 @@ impl Cut {
     /// Throws the switch; the first reason stays.
     pub fn throw(&self, reason: CutReason) {
         // Only the first thrower's reason is kept; a lost race changes nothing.
-        drop(self.reason.compare_exchange(0, reason as u8, Relaxed, Relaxed));
+        let _ = self.reason.compare_exchange(0, reason as u8, Relaxed, Relaxed);
         self.waker.wake();
     }
 

@@ -66,7 +66,7 @@ pub async fn serve(path: Rc<Path>, mut app: TcpStream, from: SocketAddr) {
     };
     let (to, key) = (record.destination(), record.framing_key());
     let source = record.source();
-    let ended = match opened {
+    let moved = match opened {
         (Opened::Alone(mut tls, tunnel), _use) => {
             let held = shared.live.hold(tunnel);
             let live = shared.live.open(Direction::Outbound, source, to, Some(held.item.clone()), false);
@@ -85,7 +85,7 @@ pub async fn serve(path: Rc<Path>, mut app: TcpStream, from: SocketAddr) {
             record.carry(&live, copy::carry(&mut app, &mut tcp, &live)).await
         }
     };
-    path.framings.moved(key, ended);
+    path.framings.moved(key, moved);
 }
 
 async fn open(path: &Rc<Path>, app: &TcpStream, record: &mut Record) -> Result<(Opened, Option<Use>), Refusal> {
@@ -243,9 +243,6 @@ async fn ask_to_connect(tls: &mut Tls, application: SocketAddr, head_bytes: usiz
         }
     }
 }
-
-/// Whether the connection ended as both sides wanted, and how many bytes it moved.
-pub type Ended = (Result<(), Broken>, u64);
 
 /// What the framing rule remembers by: the endpoint's address and port.
 pub type FramingKey = (IpAddr, u16);

@@ -1,7 +1,7 @@
 //! What is said about one connection when it ends: collected on the way, written once. A connection that is dropped without
 //! a word (a panic, the end of the process) is still written, as unfinished.
 use super::live::{Direction, Live};
-use super::outbound::{Ended, FramingKey};
+use super::outbound::FramingKey;
 use super::tls::Framing;
 use super::{Broken, Refusal, Shared};
 use signet_identity::SpiffeId;
@@ -121,8 +121,8 @@ impl Record {
         self.write();
     }
 
-    /// Runs a connection that is carried, and writes it when it ends.
-    pub async fn carry(mut self, live: &Live, carried: impl Future<Output = Result<(), Broken>>) -> Ended {
+    /// Runs a connection that is carried, and writes it when it ends. Returns the bytes that it moved.
+    pub async fn carry(mut self, live: &Live, carried: impl Future<Output = Result<(), Broken>>) -> u64 {
         self.facts.admitted = true;
         if self.facts.reason == "unfinished" {
             self.facts.reason = self.facts.verdict.as_ref().map_or("meshed", |verdict| verdict.reason.code());
@@ -140,7 +140,7 @@ impl Record {
         }
         let bytes = self.facts.sent + self.facts.received;
         self.write();
-        (result, bytes)
+        bytes
     }
 
     fn write(&mut self) {

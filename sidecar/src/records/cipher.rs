@@ -178,5 +178,3 @@ pub fn binding(client: &ConnectionTrafficSecrets, server: &ConnectionTrafficSecr
     Ok(value)
 }
 
-#[cfg(test)]
-mod tests;

@@ -36,3 +36,6 @@ pub fn give_back(buffer: Box<[u8]>) {
         }
     });
 }
+
+#[cfg(test)]
+mod tests;

@@ -137,6 +137,11 @@ impl Records {
         &self.tcp
     }
 
+    #[cfg(test)]
+    pub(super) fn holds_buffer(&self) -> bool {
+        self.incoming.buffer.is_some() || self.outgoing.buffer.is_some()
+    }
+
     /// Gives back plaintext that was read too far: the next read returns it first.
     pub fn unread(&mut self, mut bytes: Vec<u8>) {
         bytes.extend_from_slice(&self.ahead);
@@ -236,7 +241,8 @@ impl Records {
         self.queue(kind, content.len(), |place| place.copy_from_slice(content))
     }
 
-    fn update_key(&mut self) -> io::Result<()> {
+    /// Changes the key that we seal with.
+    pub(super) fn update_key(&mut self) -> io::Result<()> {
         self.queue_control(HANDSHAKE, &[KEY_UPDATE, 0, 0, 1, 0]).map_err(io::Error::other)?;
         self.sealer = self.kernel.next_sealer().map_err(io::Error::other)?;
         self.owes_key_update = false;
