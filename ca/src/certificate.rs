@@ -8,7 +8,7 @@ mod template;
 mod validate;
 
 pub use request::{RequestError, public_key_of_request};
-pub use sign::{P256PublicKey, SignError, Signer};
+pub use sign::{P256PublicKey, SignError, Signer, authority_key_id};
 pub use template::{Role, Serial, Template};
 pub use validate::{Mismatch, validate};
 
@@ -28,7 +28,11 @@ pub enum CertificateError {
 }
 
 /// Signs a template with an issuer and validates the result.
-pub fn make(template: &Template, key: &P256PublicKey, issuer: &Signer) -> Result<CertificateDer<'static>, CertificateError> {
+pub fn make(
+    template: &Template,
+    key: &P256PublicKey,
+    issuer: &Signer,
+) -> Result<CertificateDer<'static>, CertificateError> {
     let der = issuer.sign(template, key)?;
     validate(&der, template, key, issuer.subject_key_id())?;
     Ok(der)

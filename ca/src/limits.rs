@@ -5,7 +5,7 @@ use std::{
     hash::Hash,
     net::{IpAddr, Ipv6Addr},
     sync::{
-        Mutex, PoisonError,
+        Arc, Mutex, PoisonError,
         atomic::{AtomicUsize, Ordering},
     },
     time::Duration,
@@ -86,7 +86,7 @@ pub fn address_key(address: IpAddr) -> IpAddr {
 /// Places at which cryptography is done, off the threads that serve connections, and a bounded queue before them.
 #[derive(Debug)]
 pub struct Bench {
-    places: Semaphore,
+    places: Arc<Semaphore>,
     waiting: AtomicUsize,
     most_waiting: usize,
 }
@@ -105,20 +105,23 @@ pub enum BenchError {
 impl Bench {
     /// `places` at once, `most_waiting` in the queue.
     pub fn new(places: usize, most_waiting: usize) -> Self {
-        Self { places: Semaphore::new(places.max(1)), waiting: AtomicUsize::new(0), most_waiting }
+        Self { places: Arc::new(Semaphore::new(places.max(1))), waiting: AtomicUsize::new(0), most_waiting }
     }
 
     /// Does the work on a thread that may block, when a place is free.
     pub async fn run<T: Send + 'static>(&self, work: impl FnOnce() -> T + Send + 'static) -> Result<T, BenchError> {
-        let place = if let Ok(place) = self.places.try_acquire() {
+        let place = if let Ok(place) = self.places.clone().try_acquire_owned() {
             place
         } else {
             let _queued = Queued::enter(self)?;
-            self.places.acquire().await.map_err(|_| BenchError::Broken)?
+            self.places.clone().acquire_owned().await.map_err(|_| BenchError::Broken)?
         };
-        let done = tokio::task::spawn_blocking(work).await.map_err(|_| BenchError::Broken);
-        drop(place);
-        done
+        // The place goes with the work: a caller that hangs up does not free it before the work is done (F29).
+        let work = move || {
+            let _place = place;
+            work()
+        };
+        tokio::task::spawn_blocking(work).await.map_err(|_| BenchError::Broken)
     }
 }
 

@@ -65,7 +65,11 @@ impl Default for Metrics {
         registry.register("root_not_after_seconds", "End of the root", root_not_after.clone());
         registry.register("trust_sequence", "Sequence of the published trust state", trust_sequence.clone());
         registry.register("trust_watches", "Trust streams open", watches.clone());
-        registry.register("renewal_failures", "Failures to replace the CA's own certificates", renewal_failures.clone());
+        registry.register(
+            "renewal_failures",
+            "Failures to replace the CA's own certificates",
+            renewal_failures.clone(),
+        );
         Self {
             registry: Arc::new(registry),
             issued,

@@ -70,7 +70,9 @@ pub enum RootError {
         path: PathBuf,
     },
     /// The key is there, but of another root.
-    #[error("{path} is not the key of any of the {roots} root(s) published for {trust_domain}; restore the right one from a backup")]
+    #[error(
+        "{path} is not the key of any of the {roots} root(s) published for {trust_domain}; restore the right one from a backup"
+    )]
     KeyOther {
         /// How many.
         roots: usize,
@@ -125,7 +127,9 @@ impl LocalRoot {
     ) -> Result<Self, RootError> {
         let path = state.file(ROOT_KEY);
         let key = match state.read_secret(ROOT_KEY)? {
-            Some(pem) => PrivateKey::from_pem(&pem).map_err(|error| RootError::KeyUnreadable { path: path.clone(), error })?,
+            Some(pem) => {
+                PrivateKey::from_pem(&pem).map_err(|error| RootError::KeyUnreadable { path: path.clone(), error })?
+            }
             None if published.is_empty() => {
                 let key = PrivateKey::generate()?;
                 state.write(ROOT_KEY, key.to_pem().as_bytes(), 0o600)?;
@@ -136,7 +140,8 @@ impl LocalRoot {
                 return Err(RootError::KeyGone { roots: published.len(), trust_domain: trust_domain.clone(), path });
             }
         };
-        let ours = published.iter().filter_map(|root| Signer::new(root.clone(), &key).ok()).max_by_key(Signer::not_after);
+        let ours =
+            published.iter().filter_map(|root| Signer::new(root.clone(), &key).ok()).max_by_key(Signer::not_after);
         let signer = match ours {
             Some(signer) => signer,
             None if published.is_empty() => {

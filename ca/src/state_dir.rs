@@ -26,7 +26,9 @@ pub enum StateDirError {
     #[error("{0} is not a directory; name a directory that only this user may read")]
     NotADirectory(PathBuf),
     /// Group or others have rights.
-    #[error("{path} has mode {mode:04o}, so others than its owner may reach the CA's keys; run: chmod {want:04o} {path}")]
+    #[error(
+        "{path} has mode {mode:04o}, so others than its owner may reach the CA's keys; run: chmod {want:04o} {path}"
+    )]
     TooOpen {
         /// Directory or file.
         path: PathBuf,
@@ -67,7 +69,8 @@ impl StateDir {
             Ok(()) | Err(_) => private_directory(path)?,
         }
         let lock_path = path.join("lock");
-        let lock = OpenOptions::new().create(true).truncate(false).write(true).mode(0o600).open(&lock_path).map_err(io)?;
+        let lock =
+            OpenOptions::new().create(true).truncate(false).write(true).mode(0o600).open(&lock_path).map_err(io)?;
         match lock.try_lock() {
             Ok(()) => Ok(Self { path: path.into(), _lock: lock }),
             Err(TryLockError::WouldBlock) => Err(StateDirError::InUse(path.into())),

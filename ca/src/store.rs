@@ -9,8 +9,8 @@
 //! (`synchronous=FULL`). Many waiting changes share one transaction, each in its own savepoint, so that five thousand
 //! journal entries a second cost a few hundred fsyncs and one failing change takes no other with it.
 //! Owned by `program`; the tables' own rooms are the submodules.
-mod journal;
 mod issuers;
+mod journal;
 mod tokens;
 mod trust;
 mod writer;
@@ -65,7 +65,9 @@ pub enum StoreError {
     #[error("the store holds a wrong value: {0}")]
     Content(String),
     /// A newer program wrote it.
-    #[error("the store {path} has schema {found}, and this program knows schema {SCHEMA_VERSION}; run the newer signet-ca")]
+    #[error(
+        "the store {path} has schema {found}, and this program knows schema {SCHEMA_VERSION}; run the newer signet-ca"
+    )]
     Schema {
         /// The database.
         path: PathBuf,
@@ -73,7 +75,9 @@ pub enum StoreError {
         found: i64,
     },
     /// The configuration names another trust domain than the one that the state was made for.
-    #[error("the store belongs to trust domain {stored}, and the configuration says {configured}; give each its own state_dir")]
+    #[error(
+        "the store belongs to trust domain {stored}, and the configuration says {configured}; give each its own state_dir"
+    )]
     OtherTrustDomain {
         /// In the store.
         stored: String,
@@ -107,7 +111,8 @@ impl Store {
         connection.pragma_update(None, "synchronous", "FULL")?;
         connection.pragma_update(None, "cache_size", -16_384)?; // KiB
         migrate(&mut connection, path, trust_domain)?;
-        let reader = Connection::open_with_flags(path, OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX)?;
+        let reader =
+            Connection::open_with_flags(path, OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX)?;
         reader.busy_timeout(Duration::from_secs(5))?;
         Ok(Self { writer: writer::Writer::start(connection, metrics)?, reader: Mutex::new(reader) })
     }

@@ -111,7 +111,7 @@ fn to_wire(state: &TrustState) -> wire::TrustState {
 
 fn from_wire(wire: &wire::TrustState) -> Result<TrustState, StoreError> {
     let wrong = |error: signet_identity::IdError| StoreError::Content(error.to_string());
-    let bundle = |bundle: &wire::Bundle| {
+    let bundle = |bundle: &wire::Bundle| -> Result<_, StoreError> {
         let roots = bundle.roots.iter().cloned().map(CertificateDer::from).collect();
         Ok((bundle.trust_domain.parse().map_err(wrong)?, Bundle { roots }))
     };

@@ -5,7 +5,7 @@ use signet_identity::{KeyError, key};
 use x509_parser::{certification_request::X509CertificationRequest, oid_registry as oids, prelude::FromDer};
 
 /// The longest request that is looked at; one that asks for nothing has about 230 bytes.
-pub const MAX_REQUEST: usize = 1024;
+pub(super) const MAX_REQUEST: usize = 1024;
 
 /// Why a request is refused.
 #[derive(Debug, thiserror::Error)]

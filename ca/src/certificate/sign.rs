@@ -2,18 +2,13 @@
 //! key, no basicConstraints) are never relied on.
 use super::{Role, Template};
 use rcgen::{
-    BasicConstraints, CertificateParams, CustomExtension, DistinguishedName, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer,
-    KeyIdMethod, KeyPair, KeyUsagePurpose, PKCS_ECDSA_P256_SHA256, PublicKeyData, SanType, SerialNumber, SignatureAlgorithm,
+    BasicConstraints, CertificateParams, CustomExtension, DistinguishedName, DnType, ExtendedKeyUsagePurpose, IsCa,
+    Issuer, KeyIdMethod, KeyPair, KeyUsagePurpose, PKCS_ECDSA_P256_SHA256, PublicKeyData, SanType, SerialNumber,
+    SignatureAlgorithm,
 };
 use rustls_pki_types::{CertificateDer, PrivatePkcs8KeyDer};
 use signet_identity::{PrivateKey, profile};
 use std::time::Duration;
-
-/// What precedes the point in every P-256 SubjectPublicKeyInfo (RFC 5480 section 2): id-ecPublicKey, prime256v1, 65 bytes.
-const SPKI_PREFIX: [u8; 26] = [
-    0x30, 0x59, 0x30, 0x13, 0x06, 0x07, 0x2a, 0x86, 0x48, 0xce, 0x3d, 0x02, 0x01, 0x06, 0x08, 0x2a, 0x86, 0x48, 0xce, 0x3d,
-    0x03, 0x01, 0x07, 0x03, 0x42, 0x00,
-];
 
 /// Why nothing was signed.
 #[derive(Debug, thiserror::Error)]
@@ -42,8 +37,7 @@ pub struct P256PublicKey {
 impl P256PublicKey {
     /// Reads a SubjectPublicKeyInfo, DER. That the point lies on the curve shows when a signature is verified with it.
     pub fn from_spki(der: &[u8]) -> Result<Self, SignError> {
-        let point = der.strip_prefix(&SPKI_PREFIX).ok_or(SignError::PublicKey)?;
-        if point.len() == 65 && point.first() == Some(&4) { Ok(Self { spki: der.to_vec() }) } else { Err(SignError::PublicKey) }
+        profile::p256_point(der).map(|_| Self { spki: der.to_vec() }).ok_or(SignError::PublicKey)
     }
 
     /// SubjectPublicKeyInfo, DER.
@@ -53,7 +47,7 @@ impl P256PublicKey {
 
     /// The uncompressed point.
     pub fn point(&self) -> &[u8] {
-        self.spki.get(SPKI_PREFIX.len()..).unwrap_or_default()
+        profile::p256_point(&self.spki).unwrap_or_default()
     }
 }
 
@@ -79,7 +73,8 @@ impl Signer {
     pub fn new(certificate: CertificateDer<'static>, key: &PrivateKey) -> Result<Self, SignError> {
         let (subject_key_id, not_after) = {
             let unreadable = |what: &str| SignError::Issuer(what.into());
-            let (_, parsed) = x509_parser::parse_x509_certificate(&certificate).map_err(|e| SignError::Issuer(e.to_string()))?;
+            let (_, parsed) =
+                x509_parser::parse_x509_certificate(&certificate).map_err(|e| SignError::Issuer(e.to_string()))?;
             if parsed.public_key().raw != key.public_key_der() {
                 return Err(SignError::KeyMismatch);
             }
@@ -90,7 +85,8 @@ impl Signer {
                     _ => None,
                 })
                 .ok_or_else(|| unreadable("it has no subject key identifier"))?;
-            let end = u64::try_from(parsed.validity().not_after.timestamp()).map_err(|_| unreadable("it ends before 1970"))?;
+            let end = u64::try_from(parsed.validity().not_after.timestamp())
+                .map_err(|_| unreadable("it ends before 1970"))?;
             (id, end)
         };
         let issuer = Issuer::from_ca_cert_der(&certificate, key_pair(key)?)?;
@@ -132,6 +128,20 @@ pub(super) fn self_sign(
     let public = P256PublicKey::from_spki(&key.public_key_der())?;
     let certificate = params(template, &public)?.self_signed(&key_pair(key)?)?;
     Ok((certificate.into(), public))
+}
+
+/// The authority key identifier of a certificate: the subject key identifier of what signed it.
+pub fn authority_key_id(certificate: &CertificateDer<'_>) -> Result<Vec<u8>, SignError> {
+    let (_, parsed) = x509_parser::parse_x509_certificate(certificate).map_err(|e| SignError::Issuer(e.to_string()))?;
+    parsed
+        .iter_extensions()
+        .find_map(|extension| match extension.parsed_extension() {
+            x509_parser::extensions::ParsedExtension::AuthorityKeyIdentifier(id) => {
+                Some(id.key_identifier.as_ref()?.0.to_vec())
+            }
+            _ => None,
+        })
+        .ok_or_else(|| SignError::Issuer("it has no authority key identifier".into()))
 }
 
 fn key_pair(key: &PrivateKey) -> Result<KeyPair, SignError> {

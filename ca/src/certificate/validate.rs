@@ -41,13 +41,18 @@ pub fn validate(
     validity(&certificate, template)?;
     subject(&certificate, template, key)?;
     extensions(&certificate, template, key, issuer_key_id)?;
-    if let Role::Leaf { uid } = &template.role {
-        // What every peer will read must be what was meant.
-        let leaf = verify::parse_leaf(der).map_err(|error| Mismatch { field: "leaf", found: error.to_string() })?;
-        require(leaf.id == template.id, "identity as the verifier reads it", &leaf.id)?;
-        require(leaf.uid == *uid, "workload uid as the verifier reads it", &leaf.uid)?;
+    // What every peer will read must be what was meant.
+    let verifier = |error: verify::Rejection| Mismatch { field: "the verifier's reading", found: error.to_string() };
+    match &template.role {
+        Role::Leaf { uid } => {
+            let leaf = verify::parse_leaf(der).map_err(verifier)?;
+            require(leaf.id == template.id, "identity as the verifier reads it", &leaf.id)?;
+            require(leaf.uid == *uid, "workload uid as the verifier reads it", &leaf.uid)
+        }
+        Role::Issuing => verify::check_issuing(der).map_err(verifier),
+        // A root is read by `Trust::new` before it is published.
+        Role::Root => Ok(()),
     }
-    Ok(())
 }
 
 trait TrimLeadingZero {
@@ -109,7 +114,8 @@ fn one(
     match extension.parsed_extension() {
         ParsedExtension::SubjectAlternativeName(names) => {
             critical(!is_ca, "subject alternative name")?;
-            let only = matches!(names.general_names.as_slice(), [GeneralName::URI(uri)] if *uri == template.id.as_str());
+            let only =
+                matches!(names.general_names.as_slice(), [GeneralName::URI(uri)] if *uri == template.id.as_str());
             require(only, "subject alternative name", &names.general_names)
         }
         ParsedExtension::KeyUsage(usage) => {
@@ -134,7 +140,11 @@ fn one(
         ParsedExtension::BasicConstraints(constraints) => {
             critical(true, "basic constraints")?;
             let path = if template.role == Role::Issuing { Some(0) } else { None };
-            require(constraints.ca == is_ca && constraints.path_len_constraint == path, "basic constraints", constraints)
+            require(
+                constraints.ca == is_ca && constraints.path_len_constraint == path,
+                "basic constraints",
+                constraints,
+            )
         }
         ParsedExtension::SubjectKeyIdentifier(id) => {
             critical(false, "subject key identifier")?;

@@ -53,8 +53,9 @@ impl Store {
     /// Every record.
     pub fn issuers(&self) -> Result<Vec<IssuerRecord>, StoreError> {
         self.read(|c| {
-            let mut statement =
-                c.prepare_cached("SELECT ski, root, not_after, signing_until, lowest_held, fenced FROM issuers ORDER BY not_after")?;
+            let mut statement = c.prepare_cached(
+                "SELECT ski, root, not_after, signing_until, lowest_held, fenced FROM issuers ORDER BY not_after",
+            )?;
             let rows = statement.query_map([], |row| {
                 Ok(IssuerRecord {
                     ski: row.get(0)?,

@@ -231,7 +231,9 @@ impl Store {
 }
 
 fn find_host(c: &Connection, key_id: &str) -> Result<Option<HostKey>, StoreError> {
-    optional(c, &format!("SELECT {HOST_COLUMNS} FROM host_keys WHERE key_id = ?1"), [key_id], raw_host)?.map(host).transpose()
+    optional(c, &format!("SELECT {HOST_COLUMNS} FROM host_keys WHERE key_id = ?1"), [key_id], raw_host)?
+        .map(host)
+        .transpose()
 }
 
 fn redeem(c: &Connection, redemption: &Redemption, now: u64) -> Result<HostKey, RedeemError> {
@@ -255,7 +257,9 @@ fn redeem(c: &Connection, redemption: &Redemption, now: u64) -> Result<HostKey, 
     if known.is_some_and(|host| host.uid.as_str() != uid) {
         return Err(RedeemError::KeyTaken);
     }
-    if c.execute("DELETE FROM join_tokens WHERE hash = ?1 AND expires_at > ?2", (&redemption.token_hash, int(now)))? != 1 {
+    if c.execute("DELETE FROM join_tokens WHERE hash = ?1 AND expires_at > ?2", (&redemption.token_hash, int(now)))?
+        != 1
+    {
         return Err(RedeemError::Unknown);
     }
     let registered = c.execute(

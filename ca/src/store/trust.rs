@@ -14,7 +14,8 @@ impl Store {
     /// Sequence and encoded content of the published trust state.
     pub fn trust(&self) -> Result<Option<(u64, Vec<u8>)>, StoreError> {
         self.read(|c| {
-            let row = optional(c, "SELECT sequence, content FROM trust", [], |row| Ok((row.get::<_, i64>(0)?, row.get(1)?)))?;
+            let row =
+                optional(c, "SELECT sequence, content FROM trust", [], |row| Ok((row.get::<_, i64>(0)?, row.get(1)?)))?;
             Ok(row.map(|(sequence, content)| (uint(sequence), content)))
         })
     }
