@@ -1,1 +1,3 @@
 //! The CA's client.
+
+pub mod settings;

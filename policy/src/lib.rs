@@ -3,7 +3,7 @@
 //! functions, so that they can never disagree.
 //!
 //! ```text
-//! YAML/JSON value --model::read--> AllowRule --resolve (operator: which workloads, which ports)--> WorkloadRule
+//! YAML/JSON value --validate::read--> AllowRule --resolve::for_workload (which workloads, which ports)--> WorkloadRule
 //!                                                                     |
 //! Caller + port  --Table::judge--> Verdict  <--Table::compile---------+
 //! ```
@@ -11,11 +11,17 @@
 pub mod compile;
 pub mod egress;
 pub mod model;
+mod name;
+mod networks;
+mod ports;
+pub mod resolve;
+mod table;
 pub mod validate;
 pub mod verdict;
 
-pub use compile::{Admits, Mode, Ports, Posture, RuleKey, Source, Table, WorkloadRule, FEATURES};
+pub use compile::{Admits, FEATURES, Mode, Ports, Posture, RuleKey, Source, Table, WorkloadRule};
 pub use egress::{Egress, EgressException};
 pub use model::AllowRule;
+pub use resolve::{Workload, for_workload};
 pub use validate::{Problem, Reading};
-pub use verdict::{Caller, Decision, Difference, Reason, Verdict};
+pub use verdict::{Caller, Decision, Difference, Reason, Shadow, Verdict};

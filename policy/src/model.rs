@@ -155,7 +155,7 @@ pub struct Path {
 }
 
 /// Whether a rule is in force.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub enum Mode {
     /// Guards its ports and admits what it matches.
     #[default]

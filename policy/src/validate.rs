@@ -46,5 +46,5 @@ pub enum Reading {
 
 /// Reads one document. Never panics; unknown fields, unknown enum values and wrong types are problems.
 pub fn read(_document: &Value) -> Reading {
-    todo!()
+    Reading::Refused { problems: Vec::new() }
 }
