@@ -24,7 +24,8 @@ pub struct Server {
 impl Server {
     /// Serves each connection on a thread of its own with `serve`.
     pub fn start(machine: &Namespace, port: u16, serve: impl Fn(TcpStream) + Send + Sync + 'static) -> Self {
-        let listener = machine.enter(|| listen(port)).expect("entering").unwrap_or_else(|e| panic!("listening on {port}: {e}"));
+        let listener =
+            machine.enter(|| listen(port)).expect("entering").unwrap_or_else(|e| panic!("listening on {port}: {e}"));
         let stop = Arc::new(AtomicBool::new(false));
         let accepted = Arc::new(AtomicUsize::new(0));
         let (stopped, count, serve) = (Arc::clone(&stop), Arc::clone(&accepted), Arc::new(serve));
@@ -92,7 +93,8 @@ impl Drop for Server {
         self.stop.store(true, Ordering::Relaxed);
         let (machine, port) = &self.wake;
         // Whether it connects or not, nobody accepts after this.
-        let _ = machine.enter(|| TcpStream::connect_timeout(&(machine.v4, *port).into(), Duration::from_millis(200)).map(drop));
+        let _ = machine
+            .enter(|| TcpStream::connect_timeout(&(machine.v4, *port).into(), Duration::from_millis(200)).map(drop));
     }
 }
 
@@ -133,7 +135,10 @@ pub fn reaches(from: &Namespace, to: impl Into<IpAddr>, port: u16) -> io::Result
 
 /// Whether a failure is what an application sees when its connection was reset, not closed and not timed out.
 pub fn is_reset(error: &io::Error) -> bool {
-    matches!(error.kind(), io::ErrorKind::ConnectionReset | io::ErrorKind::BrokenPipe | io::ErrorKind::ConnectionRefused)
+    matches!(
+        error.kind(),
+        io::ErrorKind::ConnectionReset | io::ErrorKind::BrokenPipe | io::ErrorKind::ConnectionRefused
+    )
 }
 
 /// Ends a connection with RST.

@@ -19,7 +19,11 @@ pub fn programs() -> PathBuf {
     dir.pop();
     dir.pop();
     let dir = dir.join("fast");
-    assert!(dir.join("signet").exists(), "{} is not there: cargo build --profile fast --bins", dir.join("signet").display());
+    assert!(
+        dir.join("signet").exists(),
+        "{} is not there: cargo build --profile fast --bins",
+        dir.join("signet").display()
+    );
     dir
 }
 

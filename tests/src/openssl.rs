@@ -91,7 +91,19 @@ impl Workshop {
         let (key, chain) = (dir.join("root.key"), dir.join("root.pem"));
         openssl(dir, &["ecparam", "-genkey", "-name", "prime256v1", "-noout", "-out", path(&key)]);
         let san = format!("subjectAltName=URI:spiffe://{trust_domain}");
-        let args = ["req", "-x509", "-new", "-key", path(&key), "-subj", "/O=another root", "-days", "2", "-out", path(&chain)];
+        let args = [
+            "req",
+            "-x509",
+            "-new",
+            "-key",
+            path(&key),
+            "-subj",
+            "/O=another root",
+            "-days",
+            "2",
+            "-out",
+            path(&chain),
+        ];
         let extensions = ["basicConstraints=critical,CA:TRUE", "keyUsage=critical,keyCertSign", &san];
         let extensions = extensions.iter().flat_map(|e| ["-addext", e]);
         openssl(dir, &args.into_iter().chain(extensions).collect::<Vec<_>>());
@@ -155,12 +167,14 @@ mod tests {
         let shop = Workshop::new(&dir, "a.example");
         let good = Leaf::good("spiffe://a.example/ns/b/sa/c", "c-1");
         let text = |pair: &Pair| {
-            let out = Command::new("openssl").args(["x509", "-noout", "-text", "-in", path(&pair.chain)]).output().unwrap();
+            let out =
+                Command::new("openssl").args(["x509", "-noout", "-text", "-in", path(&pair.chain)]).output().unwrap();
             String::from_utf8(out.stdout).unwrap()
         };
         let shown = text(&shop.leaf("good", &good));
         assert!(shown.contains("URI:spiffe://a.example/ns/b/sa/c") && shown.contains("2.25.211395830.1"), "{shown}");
-        let shown = text(&shop.leaf("bad", &good.clone().without("keyUsage").with("basicConstraints", "critical,CA:TRUE")));
+        let shown =
+            text(&shop.leaf("bad", &good.clone().without("keyUsage").with("basicConstraints", "critical,CA:TRUE")));
         assert!(shown.contains("CA:TRUE") && !shown.contains("Key Usage: critical"), "{shown}");
         fs::remove_dir_all(dir).unwrap();
     }

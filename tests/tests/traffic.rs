@@ -46,7 +46,11 @@ fn a_thousand_connections_are_open_at_once_and_all_work() {
     let mut open: Vec<TcpStream> = Vec::new();
     for n in 0..1000_u32 {
         let mut stream = call(&checkout.machine, orders.machine.v4, 8080).unwrap();
-        assert_eq!(echoed(&mut stream, &n.to_be_bytes()).unwrap(), n.to_be_bytes(), "connection {n} when it was opened");
+        assert_eq!(
+            echoed(&mut stream, &n.to_be_bytes()).unwrap(),
+            n.to_be_bytes(),
+            "connection {n} when it was opened"
+        );
         open.push(stream);
     }
     for (n, stream) in open.iter_mut().enumerate() {
@@ -92,7 +96,8 @@ fn forty_thousand_short_connections_in_a_row_do_not_run_out_of_ports() {
                 machine
                     .enter(|| {
                         for n in 0..5000 {
-                            let mut stream = TcpStream::connect((to, 8080)).map_err(|e| format!("connection {n}: {e}"))?;
+                            let mut stream =
+                                TcpStream::connect((to, 8080)).map_err(|e| format!("connection {n}: {e}"))?;
                             stream.set_read_timeout(Some(SOON)).unwrap();
                             echoed(&mut stream, b"ping").map_err(|e| format!("connection {n}: {e}"))?;
                         }
@@ -205,7 +210,11 @@ fn a_server_that_speaks_first_is_heard_without_added_wait() {
         })
         .collect();
     waits.sort();
-    assert!(waits[10] < Duration::from_millis(100), "the median of 20 waits is {:?}: somebody waits for the client's words", waits[10]);
+    assert!(
+        waits[10] < Duration::from_millis(100),
+        "the median of 20 waits is {:?}: somebody waits for the client's words",
+        waits[10]
+    );
 }
 
 #[test]

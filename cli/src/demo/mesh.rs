@@ -171,7 +171,8 @@ impl Mesh {
         }
         let documents = self.documents();
         let files = documents.to_str().context("the path of the documents is not UTF-8")?;
-        let operator = self.start_program("signet-operator", &["run", "--files", files], &self.dir.join("operator.toml"))?;
+        let operator =
+            self.start_program("signet-operator", &["run", "--files", files], &self.dir.join("operator.toml"))?;
         let operator = self.operator.insert(operator);
         serving(operator, self.world.hub(), 15023)
     }
@@ -214,7 +215,11 @@ impl Mesh {
             fs::copy(self.options.programs.join("signet-sidecar"), &program).context("copying signet-sidecar")?;
             fs::set_permissions(&program, fs::Permissions::from_mode(0o755))?;
         }
-        secret(&dir.join("token"), &self.token(&["--identity", &identity, "--uid", &format!("{name}-1")])?, SIDECAR_UID)?;
+        secret(
+            &dir.join("token"),
+            &self.token(&["--identity", &identity, "--uid", &format!("{name}-1")])?,
+            SIDECAR_UID,
+        )?;
         fs::copy(self.ca_dir().join("bundle.pem"), dir.join("bundle.pem")).context("copying the CA's bundle.pem")?;
         std::os::unix::fs::chown(dir.join("bundle.pem"), Some(SIDECAR_UID), Some(SIDECAR_UID))?;
         secret(&dir.join("sidecar.toml"), &self.sidecar_toml(&dir), SIDECAR_UID)?;
@@ -238,7 +243,8 @@ impl Mesh {
     fn write_configuration(&self) -> anyhow::Result<()> {
         let hub = self.world.hub().v4;
         let dir = self.world.dir().display();
-        let lifetime = self.options.leaf_lifetime.map_or(String::new(), |l| format!("leaf_lifetime = \"{}s\"\n", l.as_secs()));
+        let lifetime =
+            self.options.leaf_lifetime.map_or(String::new(), |l| format!("leaf_lifetime = \"{}s\"\n", l.as_secs()));
         let ca = format!(
             "trust_domain = \"{TRUST_DOMAIN}\"\nlisten = \"0.0.0.0:15012\"\nstate_dir = \"{dir}/ca\"\n{lifetime}{}",
             self.options.ca
@@ -246,7 +252,12 @@ impl Mesh {
         let operator = format!(
             "trust_domain = \"{TRUST_DOMAIN}\"\nlisten = \"0.0.0.0:15010\"\n{}\n{}",
             self.options.operator,
-            ca_table(hub.into(), &format!("{dir}/ca/bundle.pem"), &format!("{dir}/operator"), &format!("{dir}/operator/token")),
+            ca_table(
+                hub.into(),
+                &format!("{dir}/ca/bundle.pem"),
+                &format!("{dir}/operator"),
+                &format!("{dir}/operator/token")
+            ),
         );
         secret(&self.dir.join("ca.toml"), &ca, 0)?;
         secret(&self.dir.join("operator.toml"), &operator, 0)
@@ -347,7 +358,8 @@ pub fn workload_document(join: &Join<'_>, addresses: &[IpAddr]) -> String {
 /// The document of a Service whose every port leads to the same port of the workloads `app`.
 pub fn service_document(namespace: &str, app: &str, addresses: &[IpAddr], ports: &[(u16, u16)]) -> String {
     let addresses: Vec<String> = addresses.iter().map(|a| format!("\"{a}\"")).collect();
-    let ports: Vec<String> = ports.iter().map(|(port, target)| format!("{{port: {port}, targetPort: {target}}}")).collect();
+    let ports: Vec<String> =
+        ports.iter().map(|(port, target)| format!("{{port: {port}, targetPort: {target}}}")).collect();
     format!(
         "apiVersion: signet.dev/v1alpha1\nkind: Service\nmetadata: {{name: {app}, namespace: {namespace}}}\n\
          spec:\n  addresses: [{}]\n  selector: {{app: {app}}}\n  ports: [{}]\n",
@@ -384,7 +396,8 @@ fn secret(path: &Path, text: &str, owner: u32) -> anyhow::Result<()> {
     use std::io::Write as _;
     let mut file = fs::File::options().write(true).create(true).truncate(true).mode(0o600).open(path);
     file.as_mut().map_err(|e| anyhow::anyhow!("writing {}: {e}", path.display()))?.write_all(text.as_bytes())?;
-    std::os::unix::fs::chown(path, Some(owner), Some(owner)).with_context(|| format!("giving {} to {owner}", path.display()))
+    std::os::unix::fs::chown(path, Some(owner), Some(owner))
+        .with_context(|| format!("giving {} to {owner}", path.display()))
 }
 
 /// Waits until a program of the control plane says that it serves.
