@@ -267,7 +267,7 @@ impl Mesh {
         let hub = self.world.hub().v4;
         let path = dir.display();
         format!(
-            "{}\n[operator]\naddress = \"{hub}:15010\"\n\n{}",
+            "runtime_dir = \"{path}/run\"\n{}\n[operator]\naddress = \"{hub}:15010\"\n\n{}",
             self.options.sidecar,
             ca_table(hub.into(), &format!("{path}/bundle.pem"), &path.to_string(), &format!("{path}/token"))
         )
@@ -278,7 +278,10 @@ impl Workload {
     /// Runs `signet-sidecar capture up`, `down` or `print`, as root, and gives what it printed.
     pub fn capture(&self, verb: &str) -> anyhow::Result<String> {
         let mut command = Command::new(&self.program);
-        command.args(["capture", verb]).args(&self.capture);
+        command.args(["capture", verb]);
+        if verb != "down" {
+            command.arg("--config").arg(self.dir.join("sidecar.toml")).args(&self.capture);
+        }
         let out = self.machine.output(command)?;
         if !out.status.success() {
             bail!("signet-sidecar capture {verb}: {}", String::from_utf8_lossy(&out.stderr).trim());
