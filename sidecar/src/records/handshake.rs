@@ -121,12 +121,18 @@ async fn establish<C: Unbuffered>(mut tcp: TcpStream, mut connection: C) -> io::
     loop {
         let UnbufferedStatus { discard, state } = connection.step(incoming.bytes());
         let next = match state {
-            // The first error may leave an alert to send: the next steps encode and transmit it, then the error comes again.
-            Err(error) if failed.is_some() => return Err(io::Error::new(io::ErrorKind::InvalidData, failed.unwrap_or(error))),
-            Err(error) => {
-                failed = Some(error);
-                Next::Again
-            }
+            // The first error may leave an alert, which the next step encodes; the one after that repeats the error.
+            Err(error) => match failed.take() {
+                Some(first) => {
+                    // Whether the alert leaves does not change what happened.
+                    drop(tcp.write_all(&outgoing).await);
+                    return Err(io::Error::new(io::ErrorKind::InvalidData, first));
+                }
+                None => {
+                    failed = Some(error);
+                    Next::Again
+                }
+            },
             Ok(ConnectionState::EncodeTlsData(mut data)) => {
                 encode(&mut data, &mut outgoing)?;
                 Next::Again
