@@ -1,1 +1,5 @@
 //! signet-sidecar as a library.
+
+pub mod capture;
+pub mod config;
+pub mod ports;
