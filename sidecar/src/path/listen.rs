@@ -69,7 +69,7 @@ fn start(path: &Rc<Path>, stream: TcpStream, from: SocketAddr, purpose: Purpose)
     });
 }
 
-/// Opens a listener on each of these addresses.
-pub fn open(addresses: &[SocketAddr]) -> io::Result<Vec<TcpListener>> {
-    addresses.iter().map(|address| socket::listen(*address)).collect()
+/// Opens a listener that shares its port with those of the other data path threads.
+pub fn open(address: SocketAddr) -> io::Result<std::net::TcpListener> {
+    socket::listen(address)
 }
