@@ -68,7 +68,9 @@ pub enum Refusal {
     #[error(transparent)]
     Busy(#[from] Busy),
     /// The clock went back.
-    #[error("the CA's clock reads {now}, and its last record is of {last} (unix seconds); nothing is signed until it catches up")]
+    #[error(
+        "the CA's clock reads {now}, and its last record is of {last} (unix seconds); nothing is signed until it catches up"
+    )]
     ClockBehind {
         /// The clock.
         now: u64,
@@ -149,7 +151,12 @@ impl Refusal {
 }
 
 /// Checks a field's length.
-fn length(field: &'static str, found: usize, bounds: std::ops::RangeInclusive<usize>, want: &'static str) -> Result<(), Refusal> {
+fn length(
+    field: &'static str,
+    found: usize,
+    bounds: std::ops::RangeInclusive<usize>,
+    want: &'static str,
+) -> Result<(), Refusal> {
     if bounds.contains(&found) {
         return Ok(());
     }

@@ -79,9 +79,8 @@ impl Config {
         let control_namespace = top.or("control_namespace", "signet-system".to_owned(), "a namespace");
         let listen = top.or("listen", SocketAddr::from(([0, 0, 0, 0], 15012)), "an address such as 0.0.0.0:15012");
         let health = top.or("health", SocketAddr::from(([127, 0, 0, 1], 15022)), "an address such as 127.0.0.1:15022");
-        let health = health.filter(|address| {
-            top.check("health", address.ip().is_loopback(), "a loopback address: it is plaintext")
-        });
+        let health = health
+            .filter(|address| top.check("health", address.ip().is_loopback(), "a loopback address: it is plaintext"));
         let state_dir = top.or("state_dir", PathBuf::from(DEFAULT_STATE_DIR), "a directory");
         let admin_socket: Option<Option<PathBuf>> = top.optional("admin_socket", "the path of a Unix socket");
         if let (Some(td), Some(namespace)) = (&trust_domain, &control_namespace) {

@@ -8,7 +8,11 @@ use std::{path::PathBuf, process::ExitCode};
 use tokio::signal::unix::{SignalKind, signal};
 
 #[derive(Parser)]
-#[command(name = "signet-ca", version, about = "Issues short-lived SPIFFE certificates to workloads that it has attested")]
+#[command(
+    name = "signet-ca",
+    version,
+    about = "Issues short-lived SPIFFE certificates to workloads that it has attested"
+)]
 struct Arguments {
     #[command(subcommand)]
     command: Command,
@@ -17,7 +21,9 @@ struct Arguments {
 #[derive(Subcommand)]
 enum Command {
     /// Serves until SIGTERM; the first run makes the root.
-    #[command(after_help = "Example:\n  signet-ca run --config /etc/signet/ca.toml\n\nThe smallest ca.toml:\n  trust_domain = \"example.org\"")]
+    #[command(
+        after_help = "Example:\n  signet-ca run --config /etc/signet/ca.toml\n\nThe smallest ca.toml:\n  trust_domain = \"example.org\""
+    )]
     Run {
         /// The configuration file (TOML).
         #[arg(long, value_name = "FILE")]

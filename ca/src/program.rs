@@ -16,7 +16,7 @@ use crate::{
     metrics::Metrics,
     own::Own,
     root::LocalRoot,
-    service::{MAX_MESSAGE, Parts, Service},
+    service::{MAX_MESSAGE, Parts, Routes, Service},
     state_dir::StateDir,
     store::Store,
     trust::Publisher,
@@ -175,7 +175,11 @@ fn open_root(state: &StateDir, publisher: &Publisher, config: &Config, clock: &C
     Ok(LocalRoot::open(state, &config.trust_domain, &published, clock.seconds(), authorities)?)
 }
 
-async fn publish_root(publisher: &Publisher, trust_domain: &TrustDomain, root: &CertificateDer<'static>) -> anyhow::Result<()> {
+async fn publish_root(
+    publisher: &Publisher,
+    trust_domain: &TrustDomain,
+    root: &CertificateDer<'static>,
+) -> anyhow::Result<()> {
     let add = |state: &mut signet_identity::TrustState| {
         let bundle = state.bundles.entry(trust_domain.clone()).or_insert_with(|| Bundle { roots: Vec::new() });
         if !bundle.roots.contains(root) {
@@ -199,8 +203,8 @@ async fn serve_grpc(
     service: Service,
     mut stopping: watch::Receiver<bool>,
 ) -> Result<(), tonic::transport::Error> {
-    let (health, health_service) = tonic_health::server::health_reporter();
-    health.set_serving::<CertificateAuthorityServer<Service>>().await;
+    let (reporter, health) = tonic_health::server::health_reporter();
+    reporter.set_serving::<CertificateAuthorityServer<Service>>().await;
     let ca = CertificateAuthorityServer::new(service).max_decoding_message_size(MAX_MESSAGE);
     tonic::transport::Server::builder()
         .timeout(Duration::from_secs(10))
@@ -210,9 +214,7 @@ async fn serve_grpc(
         .http2_max_header_list_size(16 * 1024)
         // Streams opened and reset at once (rapid reset, F29): the connection is closed beyond this.
         .http2_max_pending_accept_reset_streams(Some(32))
-        .add_service(health_service)
-        .add_service(ca)
-        .serve_with_incoming_shutdown(incoming, async move {
+        .serve_with_incoming_shutdown(Routes { ca, health }, incoming, async move {
             // A sender that is gone means stop as well.
             let _ = stopping.wait_for(|stopping| *stopping).await;
         })

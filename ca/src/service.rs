@@ -1,7 +1,10 @@
 //! `signet.ca.v1`: every call goes from cheap to dear (sizes, rate of the caller, nonce, look-up, rate of the workload) and
 //! only then to cryptography, at a bench with few places. Refusals carry a reason, and `retry-after-ms` where waiting helps.
 mod refusal;
+mod routes;
 mod watch;
+
+pub use routes::Routes;
 
 use crate::{
     attest::{Refusal, host_key, join_token, nonces::Nonces},
@@ -70,7 +73,12 @@ impl Service {
     }
 
     /// Turns an outcome into the wire's, counts and logs refusals.
-    fn answer<T>(&self, rpc: &'static str, address: IpAddr, outcome: Result<T, Refusal>) -> Result<Response<T>, Status> {
+    fn answer<T>(
+        &self,
+        rpc: &'static str,
+        address: IpAddr,
+        outcome: Result<T, Refusal>,
+    ) -> Result<Response<T>, Status> {
         outcome.map(Response::new).map_err(|refusal| {
             self.parts.metrics.refused(rpc, refusal.reason());
             refusal::log(rpc, address, &refusal);
@@ -118,7 +126,9 @@ impl Parts {
         let claim = match request.attestation {
             Some(Attestation::HostKey(proof)) => host_key::Claim::read(proof)?,
             Some(Attestation::Kubernetes(_)) => {
-                return Err(Refusal::Unsupported("this CA does not attest Kubernetes tokens; join with a token and use the host key"));
+                return Err(Refusal::Unsupported(
+                    "this CA does not attest Kubernetes tokens; join with a token and use the host key",
+                ));
             }
             None => {
                 return Err(Refusal::Field {
@@ -164,7 +174,11 @@ impl Parts {
     fn held(&self, claimed: u64) -> u64 {
         let newest = self.publisher.newest().state.sequence;
         if claimed > newest {
-            tracing::error!(claimed, newest, "a caller holds a newer trust state than this CA: was its state restored from a backup?");
+            tracing::error!(
+                claimed,
+                newest,
+                "a caller holds a newer trust state than this CA: was its state restored from a backup?"
+            );
         }
         claimed.min(newest)
     }

@@ -8,6 +8,8 @@ pub mod key;
 pub mod profile;
 mod rejection;
 pub mod svid;
+#[cfg(any(test, feature = "testing"))]
+pub mod testing;
 pub mod tls;
 pub mod trust;
 pub mod uid;

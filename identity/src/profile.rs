@@ -84,7 +84,7 @@ mod tests {
     fn renewal_lies_between_half_and_two_thirds_whatever_the_dice() {
         for dice in [-1.0, 0.0, 0.3, 1.0, 7.0, f64::NAN] {
             let dice = if dice.is_nan() { 0.0 } else { dice };
-            let delay = renewal_delay(Duration::from_secs(3600), dice).as_secs_f64();
+            let delay = renewal_delay(Duration::from_hours(1), dice).as_secs_f64();
             assert!((1800.0..=2400.1).contains(&delay), "dice {dice}: {delay}");
         }
     }

@@ -251,6 +251,10 @@ impl Roots {
         }
         Ok(roots)
     }
+    /// Whether one of them has this subject key identifier.
+    pub(crate) fn has_key(&self, subject_key: &[u8]) -> bool {
+        self.facts.iter().any(|root| root.subject_key == subject_key)
+    }
     /// What is known of an anchor of this list.
     pub(crate) fn of(&self, anchor: &TrustAnchor<'_>) -> Option<&Root> {
         let same = |(mine, _): &(&TrustAnchor<'_>, &Root)| *mine == anchor;

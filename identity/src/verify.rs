@@ -194,7 +194,7 @@ fn verify_path(
         .verify_for_usage(SIGNATURES, &roots.anchors, above, now, Usage(side), None, Some(&root_in_time))
         .map_err(|error| match refused_root.take() {
             Some(rejection) => rejection,
-            None => path_rejection(&error, leaf, authorities, now.as_secs()),
+            None => path_rejection(&error, leaf, authorities, roots, now.as_secs()),
         })?;
     issuers_of(&path, above, leaf, authorities, roots)
 }
@@ -249,7 +249,13 @@ fn not_denied(leaf: &Leaf, issuers: &[Vec<u8>], trust: &Trust) -> Result<(), Rej
     Ok(())
 }
 
-fn path_rejection(error: &webpki::Error, leaf: &Leaf, authorities: &[Authority<'_>], now: u64) -> Rejection {
+fn path_rejection(
+    error: &webpki::Error,
+    leaf: &Leaf,
+    authorities: &[Authority<'_>],
+    roots: &Roots,
+    now: u64,
+) -> Rejection {
     use webpki::Error;
     let out_of_date = || authorities.iter().find_map(|a| within(a.at, a.not_before, a.not_after, now).err());
     match error {
@@ -257,10 +263,19 @@ fn path_rejection(error: &webpki::Error, leaf: &Leaf, authorities: &[Authority<'
             out_of_date().unwrap_or_else(|| Rejection::Path(shown_error(error)))
         }
         Error::UnknownIssuer => Rejection::UntrustedIssuer(leaf.id.trust_domain()),
+        // Every root of a trust domain may have the same name: only one with the named key makes it a bad signature.
+        Error::InvalidSignatureForPublicKey if !roots.has_key(top_key(leaf, authorities)) => {
+            Rejection::UntrustedIssuer(leaf.id.trust_domain())
+        }
         Error::InvalidSignatureForPublicKey => Rejection::BadSignature,
         Error::PathLenConstraintViolated => Rejection::PathLength { at: At::Ca(authorities.len().min(255) as u8) },
         other => Rejection::Path(shown_error(other)),
     }
+}
+
+/// The key identifier that the highest certificate sent names as its issuer's.
+fn top_key<'a>(leaf: &'a Leaf, authorities: &[Authority<'a>]) -> &'a [u8] {
+    authorities.last().map_or(leaf.authority_key.as_slice(), |top| top.authority_key.unwrap_or_default())
 }
 
 fn shown_error(error: &webpki::Error) -> String {

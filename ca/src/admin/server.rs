@@ -144,7 +144,13 @@ impl Admin {
         answer.unwrap_or_else(Response::Error)
     }
 
-    async fn create(&self, identity: &str, uid: Option<&str>, ttl: Option<u64>, control: bool) -> Result<Response, String> {
+    async fn create(
+        &self,
+        identity: &str,
+        uid: Option<&str>,
+        ttl: Option<u64>,
+        control: bool,
+    ) -> Result<Response, String> {
         let identity = self.identity(identity, control)?;
         let uid = match uid {
             Some(uid) => uid.parse().map_err(|error: signet_identity::UidError| error.to_string())?,
@@ -175,10 +181,15 @@ impl Admin {
             return Err(format!("{identity} is not of this CA's trust domain, {}", self.trust_domain));
         }
         if identity.namespace_and_service_account().is_none() {
-            return Err(format!("{identity} is not spiffe://{}/ns/<namespace>/sa/<service account>", self.trust_domain));
+            return Err(format!(
+                "{identity} is not spiffe://{}/ns/<namespace>/sa/<service account>",
+                self.trust_domain
+            ));
         }
         match (self.reserved.holds(&identity), control) {
-            (true, false) => Err(format!("{identity} is reserved for the control plane; add --control if that is meant")),
+            (true, false) => {
+                Err(format!("{identity} is reserved for the control plane; add --control if that is meant"))
+            }
             (false, true) => Err(format!(
                 "--control is for {} and {} alone, not for {identity}",
                 self.reserved.ca, self.reserved.operator

@@ -20,7 +20,12 @@ pub struct Claim {
 impl Claim {
     /// Checks the form: cheap, before any look-up or signature.
     pub fn read(proof: HostKeyProof) -> Result<Self, Refusal> {
-        length("host_key_id", proof.host_key_id.len(), 64..=64, "it is the lower-case hex SHA-256 of the host's public key")?;
+        length(
+            "host_key_id",
+            proof.host_key_id.len(),
+            64..=64,
+            "it is the lower-case hex SHA-256 of the host's public key",
+        )?;
         length("nonce", proof.nonce.len(), nonces::LENGTH..=nonces::LENGTH, "ask Challenge for one of 32 bytes")?;
         length("signature", proof.signature.len(), 8..=80, "an ECDSA P-256 signature in ASN.1 has 8 to 80 bytes")?;
         Ok(Self { key_id: proof.host_key_id, nonce: proof.nonce, signature: proof.signature })

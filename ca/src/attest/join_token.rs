@@ -46,7 +46,12 @@ impl Claim {
     pub fn read(request: RegisterRequest) -> Result<Self, Refusal> {
         let token = Zeroizing::new(request.join_token);
         length("join_token", token.len(), 16..=256, "a token has 16 to 256 characters")?;
-        length("host_public_key", request.host_public_key.len(), 91..=91, "an uncompressed P-256 SubjectPublicKeyInfo has 91 bytes")?;
+        length(
+            "host_public_key",
+            request.host_public_key.len(),
+            91..=91,
+            "an uncompressed P-256 SubjectPublicKeyInfo has 91 bytes",
+        )?;
         length("proof", request.proof.len(), 8..=80, "an ECDSA P-256 signature in ASN.1 has 8 to 80 bytes")?;
         profile::p256_point(&request.host_public_key).ok_or(Refusal::Field {
             field: "host_public_key",

@@ -100,7 +100,11 @@ mod tests {
         for (at, good) in [(0, true), (59_999, true), (60_000, false), (120_000, false)] {
             assert_eq!(nonces.check(&nonce, later(at)).is_ok(), good, "after {at} ms");
         }
-        assert_eq!(nonces.check(&nonce, START.checked_sub(Duration::from_secs(1)).unwrap()), Err(Stale), "made in the future");
+        assert_eq!(
+            nonces.check(&nonce, START.checked_sub(Duration::from_secs(1)).unwrap()),
+            Err(Stale),
+            "made in the future"
+        );
     }
 
     #[test]

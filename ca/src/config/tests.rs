@@ -27,7 +27,9 @@ fn every_problem_is_told_at_once_with_its_line() {
 #[test]
 fn f25_both_sides_of_every_relation_between_lifetimes() {
     let with = |leaf, issuing, root| {
-        read(&format!("trust_domain = \"a\"\n[lifetimes]\nleaf = \"{leaf}\"\nissuing = \"{issuing}\"\nroot = \"{root}\"\n"))
+        read(&format!(
+            "trust_domain = \"a\"\n[lifetimes]\nleaf = \"{leaf}\"\nissuing = \"{issuing}\"\nroot = \"{root}\"\n"
+        ))
     };
     assert!(with("2s", "6s", "7s").is_ok());
     assert!(with("2s", "5s", "7s").is_err(), "an issuing CA lives three leaves");

@@ -10,7 +10,9 @@ pub(super) fn status(refusal: &Refusal) -> Status {
     let code = match refusal {
         Refusal::Field { .. } | Refusal::Request(_) => Code::InvalidArgument,
         Refusal::Unsupported(_) => Code::Unimplemented,
-        Refusal::Nonce | Refusal::Proof | Refusal::HostKey | Refusal::Redeem(RedeemError::Unknown) => Code::Unauthenticated,
+        Refusal::Nonce | Refusal::Proof | Refusal::HostKey | Refusal::Redeem(RedeemError::Unknown) => {
+            Code::Unauthenticated
+        }
         Refusal::Redeem(_) => Code::PermissionDenied,
         Refusal::Busy(_) => Code::ResourceExhausted,
         Refusal::ClockBehind { .. } | Refusal::Issuing(_) | Refusal::Store(_) => Code::Unavailable,

@@ -7,7 +7,7 @@ use std::{net::IpAddr, pin::Pin, sync::Arc, time::Duration};
 use tokio::sync::{OwnedSemaphorePermit, watch};
 
 /// What tonic sends from.
-pub type Stream = Pin<Box<dyn futures::Stream<Item = Update> + Send>>;
+pub(super) type Stream = Pin<Box<dyn futures::Stream<Item = Update> + Send>>;
 
 struct Watch {
     newest: watch::Receiver<Arc<Published>>,
