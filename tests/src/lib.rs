@@ -2,6 +2,7 @@
 //! tests stand on the same ground; here are the applications on it, and certificates made by a tool that is not ours.
 pub mod apps;
 pub mod openssl;
+pub mod outside;
 
 use signet::demo::mesh::{Family, Join, Mesh, Options, Workload};
 use std::{path::PathBuf, time::Duration};

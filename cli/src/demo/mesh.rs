@@ -29,11 +29,11 @@ pub struct Options {
     pub programs: PathBuf,
     /// How long a leaf lives; `None`: the CA's default.
     pub leaf_lifetime: Option<Duration>,
-    /// More lines of ca.toml; tables are allowed.
+    /// More tables of ca.toml.
     pub ca: String,
-    /// More lines of operator.toml.
+    /// More tables of operator.toml.
     pub operator: String,
-    /// More lines of each sidecar.toml.
+    /// More tables of each sidecar.toml.
     pub sidecar: String,
     /// More arguments of `capture up`.
     pub capture: Vec<String>,
@@ -244,7 +244,7 @@ impl Mesh {
         let hub = self.world.hub().v4;
         let dir = self.world.dir().display();
         let lifetime =
-            self.options.leaf_lifetime.map_or(String::new(), |l| format!("leaf_lifetime = \"{}s\"\n", l.as_secs()));
+            self.options.leaf_lifetime.map_or(String::new(), |l| format!("[lifetimes]\nleaf = \"{}s\"\n", l.as_secs()));
         let ca = format!(
             "trust_domain = \"{TRUST_DOMAIN}\"\nlisten = \"0.0.0.0:15012\"\nstate_dir = \"{dir}/ca\"\n{lifetime}{}",
             self.options.ca
@@ -303,7 +303,7 @@ impl Workload {
         let sidecar = self.sidecar.as_mut().context("the sidecar does not run")?;
         let machine = &self.machine;
         wait_for(&format!("the sidecar of {} is ready", self.name), limit, || {
-            sidecar.ended().is_some().then_some(false).or_else(|| answers(machine, 15021, "/ready").then_some(true))
+            sidecar.ended().is_some().then_some(false).or_else(|| answers(machine, 15021, "/readyz").then_some(true))
         })?
         .then_some(())
         .with_context(|| format!("the sidecar of {} ended:\n{}", self.name, sidecar.log()))
@@ -407,7 +407,7 @@ fn secret(path: &Path, text: &str, owner: u32) -> anyhow::Result<()> {
 fn serving(program: &mut Process, hub: &Namespace, port: u16) -> anyhow::Result<()> {
     let name = program.name().to_owned();
     let up = wait_for(&format!("{name} serves"), START, || {
-        program.ended().is_some().then_some(false).or_else(|| answers(hub, port, "/ready").then_some(true))
+        program.ended().is_some().then_some(false).or_else(|| answers(hub, port, "/readyz").then_some(true))
     });
     match up {
         Ok(true) => Ok(()),
