@@ -25,9 +25,13 @@ use ipnet::IpNet;
 use netlink::{Reply, Socket, attributes};
 use std::collections::BTreeSet;
 use std::io::{self, ErrorKind, Write as _};
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 use std::process::ExitCode;
+
+/// The address at which the sidecar calls itself through the redirect: it is ready when such a call has arrived. The first of
+/// the source addresses, at a port where nothing listens.
+pub const PROBE: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::new(169, 254, 113, 1)), 1);
 
 /// `signet-sidecar capture`
 #[derive(Debug, clap::Args)]

@@ -61,6 +61,7 @@ pub fn run(config: &Config) -> anyhow::Result<()> {
         tokio::spawn(control.run(questions));
         let ages = Ages { grace: config.tunnel.grace, foreign: config.tunnel.max_age_foreign };
         tokio::spawn(keeper::keep(shared.clone(), ages));
+        tokio::spawn(look_for_redirect(shared.clone()));
         tokio::select! {
             _ = terminate.recv() => {}
             _ = interrupt.recv() => {}
@@ -82,6 +83,17 @@ pub fn run(config: &Config) -> anyhow::Result<()> {
         }
         anyhow::Ok(())
     })
+}
+
+/// Calls itself through the redirect until such a call has arrived: before that the sidecar is not ready.
+async fn look_for_redirect(shared: Arc<Shared>) {
+    let mut pause = Duration::from_millis(20);
+    while !shared.has_redirect() {
+        // Refused or unanswered while there is no redirect; what counts is what arrives.
+        drop(tokio::time::timeout(Duration::from_secs(1), tokio::net::TcpStream::connect(capture::PROBE)).await);
+        tokio::time::sleep(pause).await;
+        pause = (pause * 2).min(Duration::from_secs(1));
+    }
 }
 
 /// Resolves when nothing is open any more, or the grace is over.

@@ -9,6 +9,7 @@ use signet_identity::{ClientAuth, Credentials, Svid, WorkloadUid};
 use std::collections::HashMap;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
@@ -82,6 +83,7 @@ pub struct Shared {
     pub sources: socket::Sources,
     /// Metrics and access log.
     pub observe: Reporter,
+    redirect: AtomicBool,
     /// What may be in progress.
     pub limits: Limits,
     /// rustls configurations.
@@ -112,7 +114,17 @@ impl Shared {
             (framing, Arc::new(config))
         };
         let tls = Configs { server: Arc::new(server), clients: Framing::ALL.map(client).into() };
-        Arc::new(Self { settings, credentials, view, live: Arc::default(), sources, observe, limits, tls })
+        Arc::new(Self { settings, credentials, view, live: Arc::default(), sources, observe, redirect: AtomicBool::new(false), limits, tls })
+    }
+
+    /// A call of ours came back through the redirect.
+    pub fn redirect_seen(&self) {
+        self.redirect.store(true, Relaxed);
+    }
+
+    /// Whether one ever did.
+    pub fn has_redirect(&self) -> bool {
+        self.redirect.load(Relaxed)
     }
 
     /// Unix seconds.

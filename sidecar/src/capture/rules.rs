@@ -88,8 +88,11 @@ pub(super) fn chains(plan: &Plan) -> Vec<Chain> {
 }
 
 fn output(plan: &Plan) -> Chain {
+    let probe = [Match::Network(super::PROBE.ip().into()), Match::Port(PortRange::one(super::PROBE.port())), Match::Syn];
     let mut rules = vec![
         rule(&[Match::NotTcp], Act::Accept),
+        // Before every exception: by this one address the sidecar itself can see that the redirect is in place.
+        rule(&probe, Act::Redirect(plan.ports.outbound)),
         rule(&[Match::Uid(plan.uid)], Act::Accept),
         // Loopback and the workload's own addresses: a workload may always call itself.
         rule(&[Match::ToLoopback], Act::Accept),

@@ -121,3 +121,6 @@ impl Framings {
         };
     }
 }
+
+#[cfg(test)]
+mod tests;

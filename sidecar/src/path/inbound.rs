@@ -14,6 +14,7 @@ use h2::server::SendResponse;
 use h2::{Reason, RecvStream};
 use signet_policy::{Caller, Decision};
 use std::net::SocketAddr;
+use std::pin::pin;
 use std::rc::Rc;
 use std::sync::Arc;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -129,7 +130,7 @@ async fn serve_pooled(path: Rc<Path>, tls: Tls, proven: Proven, from: SocketAddr
         Ok(Err(error)) => return tracing::debug!(%from, %error, "HTTP/2 preface refused"),
         Err(_) => return tracing::debug!(%from, "HTTP/2 preface did not arrive in time"),
     };
-    let mut draining = false;
+    let (mut drain, mut draining) = (pin!(path.draining()), false);
     loop {
         tokio::select! {
             accepted = connection.accept() => match accepted {
@@ -146,7 +147,7 @@ async fn serve_pooled(path: Rc<Path>, tls: Tls, proven: Proven, from: SocketAddr
                 drop(tokio::time::timeout(limit, std::future::poll_fn(|cx| connection.poll_closed(cx))).await);
                 return;
             }
-            () = path.draining(), if !draining => {
+            () = &mut drain, if !draining => {
                 draining = true;
                 connection.graceful_shutdown();
             }

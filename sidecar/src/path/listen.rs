@@ -2,6 +2,7 @@
 //! (F36), and above the limit of connections it refuses at once.
 use super::{Path, inbound, outbound, socket};
 use std::io;
+use std::pin::pin;
 use std::net::SocketAddr;
 use std::rc::Rc;
 use std::time::Duration;
@@ -25,11 +26,12 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(1);
 /// Accepts until told to stop.
 pub async fn accept(path: Rc<Path>, listener: TcpListener, purpose: Purpose) {
     let mut pause = FIRST_PAUSE;
+    let mut draining = pin!(path.draining());
     loop {
         let accepted = tokio::select! {
             accepted = listener.accept() => accepted,
             // New inbound connections end with the drain; outbound works until the application has exited (F39).
-            () = path.draining(), if purpose != Purpose::Outbound => return,
+            () = &mut draining, if purpose != Purpose::Outbound => return,
         };
         match accepted {
             Ok((stream, from)) => {

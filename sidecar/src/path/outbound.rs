@@ -59,8 +59,12 @@ enum Opened {
 /// Carries one captured connection from accept to end.
 pub async fn serve(path: Rc<Path>, mut app: TcpStream, from: SocketAddr) {
     let shared = path.shared.clone();
+    let to = original_destination(&app);
+    if to == Some(crate::capture::PROBE) {
+        return shared.redirect_seen();
+    }
     let mut record = Record::new(&shared, Direction::Outbound, from);
-    let opened = match open(&path, &app, &mut record).await {
+    let opened = match open(&path, to, &mut record).await {
         Ok(opened) => opened,
         Err(refusal) => {
             copy::Side::abort(&mut app);
@@ -91,9 +95,9 @@ pub async fn serve(path: Rc<Path>, mut app: TcpStream, from: SocketAddr) {
     path.framings.moved(key, moved);
 }
 
-async fn open(path: &Rc<Path>, app: &TcpStream, record: &mut Record) -> Result<(Opened, Option<Use>), Refusal> {
+async fn open(path: &Rc<Path>, to: Option<SocketAddr>, record: &mut Record) -> Result<(Opened, Option<Use>), Refusal> {
     let shared = &path.shared;
-    let to = original_destination(app).ok_or(Refusal::NoOriginalDestination)?;
+    let to = to.ok_or(Refusal::NoOriginalDestination)?;
     record.to(to);
     if shared.is_own_port(to) {
         return Err(Refusal::OwnPort(to));
