@@ -60,6 +60,7 @@
 //! ```
 use crate::capture::Plan;
 use crate::ports;
+use signet_enroll::EnrollConfig;
 use signet_enroll::settings::{Bytes, File, LogFormat, LogSettings, Problems, Table};
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
@@ -79,7 +80,7 @@ pub struct Config {
     /// Data path threads, 1 to 64.
     pub workers: u16,
     /// The CA, and how this workload proves itself to it.
-    pub ca: Ca,
+    pub ca: EnrollConfig,
     /// The operator's control address, `host:port`.
     pub operator: String,
     /// Addresses of the tunnel, captured inbound and health listeners. Never empty.
@@ -98,23 +99,6 @@ pub struct Config {
     pub log: LogSettings,
     /// One record for every connection, on standard output; `None`: off.
     pub access_log: Option<LogFormat>,
-}
-
-/// The `[ca]` table.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Ca {
-    /// `host:port`.
-    pub address: String,
-    /// Ours.
-    pub trust_domain: signet_identity::TrustDomain,
-    /// Where the CA's and the operator's own identities lie.
-    pub control_namespace: String,
-    /// PEM file that authenticates first contact.
-    pub bundle: PathBuf,
-    /// Where the host key lies.
-    pub state_dir: PathBuf,
-    /// One-time token, until the host key is registered.
-    pub join_token_file: Option<PathBuf>,
 }
 
 /// The sidecar's own ports.
@@ -178,7 +162,7 @@ impl Config {
         let uid = root.or("uid", ports::UID, "a user number such as 2137");
         let workers = root.ranged("workers", 1, 1..=64);
         let runtime_dir = runtime_dir(root);
-        let ca = Ca::read(&mut root.table("ca"));
+        let ca = EnrollConfig::read(&mut root.table("ca"));
         let operator = address(&mut root.table("operator"), "an address such as \"10.0.0.1:15010\"");
         let mut listen = root.table("listen");
         let addresses = addresses(&mut listen);
@@ -207,25 +191,6 @@ impl Config {
             drain_grace: drain_grace?,
             log: log?,
             access_log: access_enabled?.then_some(access_format?),
-        })
-    }
-}
-
-impl Ca {
-    fn read(table: &mut Table<'_>) -> Option<Self> {
-        let address = address(table, "an address such as \"10.0.0.1:15012\"");
-        let trust_domain = table.required("trust_domain", "a trust domain such as \"example.org\"");
-        let control_namespace = table.or("control_namespace", "signet-system".to_owned(), "a namespace");
-        let bundle = table.required("bundle", "the path of the CA's bundle, PEM");
-        let state_dir = table.required("state_dir", "the path of a directory that only this user may enter");
-        let join_token_file = table.optional("join_token_file", "the path of a file with a join token");
-        Some(Self {
-            address: address?,
-            trust_domain: trust_domain?,
-            control_namespace: control_namespace?,
-            bundle: bundle?,
-            state_dir: state_dir?,
-            join_token_file: join_token_file?,
         })
     }
 }

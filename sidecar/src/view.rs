@@ -149,7 +149,7 @@ impl View {
     /// Asks the operator about an address. Does not wait.
     pub fn ask(&self, address: IpAddr) {
         // A full queue means that the operator is behind; the asker repeats until its own deadline.
-        drop(self.wanted.try_send(address));
+        let _ = self.wanted.try_send(address);
     }
 
     /// Takes a configuration whole, or refuses it whole. Equal revisions with equal digests change nothing.
