@@ -1,5 +1,8 @@
 //! An X.509-SVID: the chain that proves an identity, with its key.
-use crate::{PrivateKey, SpiffeId, WorkloadUid};
+use crate::profile::MAX_CHAIN;
+use crate::rejection::{At, Rejection};
+use crate::verify::{authority, leaf};
+use crate::{KeyError, PrivateKey, SpiffeId, WorkloadUid};
 use rustls_pki_types::CertificateDer;
 use std::sync::Arc;
 
@@ -14,15 +17,39 @@ pub struct Svid {
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum SvidError {
-    /// placeholder
+    /// No certificate at all.
     #[error("certificate chain is empty")]
     EmptyChain,
+    /// More certificates than a peer would accept.
+    #[error("certificate chain has {0} certificates, more than 3")]
+    ChainTooLong(usize),
+    /// A certificate that does not keep the profile.
+    #[error(transparent)]
+    Profile(#[from] Rejection),
+    /// The key is not the one that the leaf certifies.
+    #[error("private key is not the leaf's")]
+    OtherKey,
+    /// The key cannot sign.
+    #[error(transparent)]
+    Key(#[from] KeyError),
 }
 
 impl Svid {
     /// Leaf first, without the root. The key must be the leaf's; the leaf must keep the profile. Trust is not checked here.
-    pub fn new(_chain: Vec<CertificateDer<'static>>, _key: &PrivateKey) -> Result<Self, SvidError> {
-        todo!()
+    pub fn new(chain: Vec<CertificateDer<'static>>, key: &PrivateKey) -> Result<Self, SvidError> {
+        if chain.len() > MAX_CHAIN {
+            return Err(SvidError::ChainTooLong(chain.len()));
+        }
+        let (first, above) = chain.split_first().ok_or(SvidError::EmptyChain)?;
+        let (leaf, spki) = leaf::read(first)?;
+        for (der, index) in above.iter().zip(1..) {
+            authority::read(der, At::Ca(index))?;
+        }
+        if spki != key.public_key_der() {
+            return Err(SvidError::OtherKey);
+        }
+        let certified = Arc::new(rustls::sign::CertifiedKey::new(chain, key.signing_key()?));
+        Ok(Self { certified, leaf })
     }
     /// The identity.
     pub fn id(&self) -> &SpiffeId {

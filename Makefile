@@ -1,0 +1,37 @@
+# `make` lists the targets. In CI (CI=true) what cargo builds is kept outside the tree, so that it can be cached.
+SHELL := /bin/bash
+.SHELLFLAGS := -eu -o pipefail -c
+.DEFAULT_GOAL := help
+.PHONY: help demo test bench build lint
+
+ifeq ($(CI),true)
+export CARGO_TARGET_DIR ?= $(or $(XDG_CACHE_HOME),$(or $(HOME),/root)/.cache)/signet/target
+endif
+OUT := $(or $(CARGO_TARGET_DIR),target)
+HOST := $(shell rustc -vV | sed -n 's/^host: //p')
+
+help: ## this list
+	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 10
+
+demo: ## a zero-trust mesh on this machine, in a minute: every step shows and checks its claim
+	tests/setup demo
+	cargo build --locked --profile fast --bins
+	$(OUT)/fast/signet demo
+
+test: ## every test, in real network namespaces; ends with one line that counts
+	tests/setup test
+	tests/run
+
+bench: ## no mesh, HAProxy, nginx and Signet in one run; writes tests/bench/results.md
+	tests/setup bench
+	tests/bench/run
+
+build: ## static release binaries, each proven in an empty root
+	RUSTFLAGS="-C target-feature=+crt-static" cargo build --locked --release --target $(HOST) --bins --workspace --exclude signet-tests
+	tests/empty-root $(foreach b,signet signet-ca signet-operator signet-sidecar,$(OUT)/$(HOST)/release/$(b))
+
+lint: ## format, clippy, documentation, licences, bans, advisories
+	cargo fmt --all --check
+	timeout -v 30m cargo clippy --locked --workspace --all-targets -- -D warnings
+	RUSTDOCFLAGS="-D warnings" timeout -v 15m cargo doc --locked --workspace --no-deps --quiet
+	tests/deny
