@@ -1,3 +1,55 @@
-//! The CA's client.
+//! What every program of the mesh but the CA needs from the CA, and what all of them share at their edges:
+//!
+//! - [`Enroller`] registers this host, obtains and renews its SVID, and follows the trust state into [`Credentials`];
+//! - [`connector`] and [`channel`] dial a server whose exact identity is known, [`serve_tls`] accepts for a gRPC server;
+//! - [`settings`] reads configuration files.
+//!
+//! [`Credentials`]: signet_identity::Credentials
 
+mod ca;
+mod config;
+mod connect;
+mod enroller;
+mod schedule;
+mod serve;
 pub mod settings;
+mod state_dir;
+mod status;
+mod wire;
+
+pub use ca::CallError;
+pub use config::EnrollConfig;
+pub use connect::{ConnectError, Connector, channel, connector};
+pub use enroller::{EnrollError, Enroller};
+pub use schedule::{LONGEST_ASKED, LONGEST_RETRY, SHORTEST_RETRY};
+pub use serve::{Connection, ConnectionInfo, Counters, Incoming, Limits, caller, serve_tls, serve_tls_with};
+pub use state_dir::StateError;
+pub use status::Status;
+pub use wire::{WireError, trust_state_from_wire, trust_state_to_wire};
+
+/// An error with everything below it, in one line that may stand in a log: peers' bytes escaped, at most 400 characters.
+pub(crate) fn escaped(error: &(dyn std::error::Error + 'static)) -> String {
+    let mut text = error.to_string();
+    let mut next = error.source();
+    for _ in 0..8 {
+        let Some(source) = next else { break };
+        let below = source.to_string();
+        // Many errors already say what their source says.
+        if !text.contains(&below) {
+            text.push_str(": ");
+            text.push_str(&below);
+        }
+        next = source.source();
+    }
+    text.chars().flat_map(char::escape_debug).take(400).collect::<String>().replace("\\\"", "\"").replace("\\'", "'")
+}
+
+/// Lower-case hex.
+pub(crate) fn hex(bytes: &[u8]) -> String {
+    use std::fmt::Write;
+    bytes.iter().fold(String::with_capacity(bytes.len() * 2), |mut text, b| {
+        // Writing to a String cannot fail.
+        let _ = write!(text, "{b:02x}");
+        text
+    })
+}

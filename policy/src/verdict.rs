@@ -201,3 +201,6 @@ pub(crate) fn shown(text: &str) -> String {
     }
     out
 }
+
+#[cfg(test)]
+mod tests;

@@ -94,13 +94,17 @@ impl Control {
         match self.store.load(&uid) {
             Ok(Some(stored)) => self.restore(stored, &mut held),
             Ok(None) => {}
-            Err(error) => tracing::warn!(%error, "the stored configuration could not be read; waiting for the operator"),
+            Err(error) => {
+                tracing::warn!(%error, "the stored configuration could not be read; waiting for the operator")
+            }
         }
         let mut pause = FIRST_PAUSE;
         loop {
             match self.attach(&uid, &mut held, &mut questions, &mut pause).await {
                 Ok(()) => tracing::debug!("the operator ended the control stream; attaching again"),
-                Err(error) => tracing::warn!(operator = %self.address, error = %error, "control stream lost; the last configuration stays in force"),
+                Err(error) => {
+                    tracing::warn!(operator = %self.address, error = %error, "control stream lost; the last configuration stays in force")
+                }
             }
             let wait = pause.mul_f64(rand::random_range(0.5..1.0));
             pause = (pause * 2).min(LONGEST_PAUSE);
@@ -141,8 +145,14 @@ impl Control {
         tracing::info!("serving with the stored configuration");
     }
 
-    async fn attach(&self, uid: &str, held: &mut Held, questions: &mut mpsc::Receiver<IpAddr>, pause: &mut Duration) -> Result<(), ControlError> {
-        let channel = signet_enroll::channel(&self.address, self.credentials.clone(), self.operator.clone())?;
+    async fn attach(
+        &self,
+        uid: &str,
+        held: &mut Held,
+        questions: &mut mpsc::Receiver<IpAddr>,
+        pause: &mut Duration,
+    ) -> Result<(), ControlError> {
+        let channel = signet_enroll::channel(&self.credentials, self.operator.clone(), &self.address)?;
         let mut client = ControlClient::new(channel).max_decoding_message_size(LARGEST_MESSAGE);
         let (up, outgoing) = mpsc::channel(64);
         let hello = wire::Hello {
@@ -179,12 +189,21 @@ impl Control {
         }
     }
 
-    async fn take(&self, message: wire::Down, held: &mut Held, up: &mpsc::Sender<wire::Up>) -> Result<(), ControlError> {
+    async fn take(
+        &self,
+        message: wire::Down,
+        held: &mut Held,
+        up: &mpsc::Sender<wire::Up>,
+    ) -> Result<(), ControlError> {
         match message.kind {
             Some(down::Kind::Config(config)) => {
                 let error = match self.view.apply(&config) {
                     Ok(()) => {
-                        tracing::info!(revision = config.version.as_ref().map_or(0, |v| v.revision), rules = config.rules.len(), "configuration applied");
+                        tracing::info!(
+                            revision = config.version.as_ref().map_or(0, |v| v.revision),
+                            rules = config.rules.len(),
+                            "configuration applied"
+                        );
                         String::new()
                     }
                     Err(error) => {
@@ -227,7 +246,7 @@ pub enum ControlError {
     Refused(#[from] tonic::Status),
     /// The address is not `host:port`.
     #[error(transparent)]
-    Address(#[from] signet_enroll::ChannelError),
+    Address(#[from] signet_enroll::ConnectError),
     /// The stream is gone.
     #[error("the control stream is closed")]
     Closed,

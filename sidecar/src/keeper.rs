@@ -1,8 +1,10 @@
 //! Keeps what is open true: when rules, trust or time change, every open tunnel and connection is judged again, and what no
 //! longer stands is cut, with a reason (design section 3; F38). Also proves open tunnels again before their certificates end.
 //! Runs on the control thread; started by `run`.
-use crate::path::live::{CutReason, Direction, Live, Tunnel};
-use crate::path::{Shared, Target, proof};
+use crate::live::{CutReason, Direction, Live, Tunnel};
+use crate::path::Target;
+use crate::proof;
+use crate::shared::Shared;
 use crate::view::Named;
 use signet_identity::{Trust, verify};
 use signet_policy::Decision;
@@ -86,7 +88,9 @@ fn connection_verdict(live: &Live, state: &crate::view::State) -> Option<CutReas
         }
         // A connection to itself never asks the posture.
         Direction::Outbound if live.tunnel.is_some() || live.own => None,
-        Direction::Outbound => (state.egress.judge(live.destination) == Decision::Deny).then_some(CutReason::EgressGone),
+        Direction::Outbound => {
+            (state.egress.judge(live.destination) == Decision::Deny).then_some(CutReason::EgressGone)
+        }
     }
 }
 
@@ -123,10 +127,13 @@ impl Proving {
 async fn prove(shared: Arc<Shared>, tunnels: Vec<Arc<Tunnel>>) {
     let Some(first) = tunnels.first() else { return };
     let leaf = &first.peer.leaf;
-    let peer = Named { id: leaf.id.clone(), uid: leaf.uid.clone(), tunnel_port: first.remote.port(), h2: true, http1: true };
+    let peer =
+        Named { id: leaf.id.clone(), uid: leaf.uid.clone(), tunnel_port: first.remote.port(), h2: true, http1: true };
     let target = Target { peer: &peer, application: first.remote };
     match proof::prove(&shared, &target, &tunnels).await {
         Ok(moved) => tracing::debug!(peer = %peer.id, moved, of = tunnels.len(), "open tunnels proved again"),
-        Err(refusal) => tracing::warn!(peer = %peer.id, reason = refusal.code(), %refusal, "open tunnels could not be proved again yet"),
+        Err(refusal) => {
+            tracing::warn!(peer = %peer.id, reason = refusal.code(), %refusal, "open tunnels could not be proved again yet")
+        }
     }
 }

@@ -1,10 +1,18 @@
 //! signet-sidecar: runs beside one workload, upgrades its traffic to mutual TLS without the workload knowing, and enforces allow
 //! rules by identity. What happens to a byte lies in `path`; everything else here feeds it.
 
-//pub mod control;
-pub mod keeper;
-pub mod path;
+pub mod capture;
+pub mod config;
+mod control;
+mod keeper;
+mod live;
+mod path;
 pub mod ports;
-pub mod records;
-pub mod report;
-pub mod view;
+mod proof;
+mod record;
+mod refusal;
+mod report;
+pub mod run;
+mod shared;
+mod tls;
+mod view;

@@ -1,7 +1,7 @@
 //! What the data path says about connections: into the metrics, the access log and the edge counters that go to the operator.
 //! Called from the data path threads; never blocks them.
-use crate::path::live::Direction;
-use crate::path::record::Facts;
+use crate::live::Direction;
+use crate::record::Facts;
 use signet_policy::Decision;
 use signet_proto::control::Edge;
 use std::collections::HashMap;
@@ -35,11 +35,21 @@ impl Edges {
     fn count(&self, facts: &Facts) {
         let mut counters = self.counters.lock().unwrap_or_else(PoisonError::into_inner);
         let full = counters.len() >= EDGES;
-        let peer = if full { String::new() } else { facts.peer.as_ref().map_or_else(String::new, |id| id.as_str().to_owned()) };
+        let peer = if full {
+            String::new()
+        } else {
+            facts.peer.as_ref().map_or_else(String::new, |id| id.as_str().to_owned())
+        };
         let port = if full { 0 } else { facts.destination.map_or(0, |d| d.port()) };
         let outbound = facts.direction == Direction::Outbound;
         let key = EdgeKey { peer: peer.clone(), port, outbound, reason: facts.reason };
-        let edge = counters.entry(key).or_insert_with(|| Edge { peer, port: port.into(), outbound, reason: facts.reason.into(), ..Edge::default() });
+        let edge = counters.entry(key).or_insert_with(|| Edge {
+            peer,
+            port: port.into(),
+            outbound,
+            reason: facts.reason.into(),
+            ..Edge::default()
+        });
         edge.connections += 1;
         edge.bytes_sent += facts.sent;
         edge.bytes_received += facts.received;

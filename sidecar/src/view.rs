@@ -3,7 +3,9 @@
 use arc_swap::{ArcSwap, ArcSwapOption};
 use ipnet::IpNet;
 use signet_identity::{IdError, SpiffeId, UidError, WorkloadUid};
-use signet_policy::{Admits, Decision, Egress, EgressException, Mode, Ports, Posture, RuleKey, Source, Table, WorkloadRule};
+use signet_policy::{
+    Admits, Decision, Egress, EgressException, Mode, Ports, Posture, RuleKey, Source, Table, WorkloadRule,
+};
 use signet_proto::control as wire;
 use std::collections::{HashMap, HashSet};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
@@ -147,7 +149,7 @@ impl View {
     /// Asks the operator about an address. Does not wait.
     pub fn ask(&self, address: IpAddr) {
         // A full queue means that the operator is behind; the asker repeats until its own deadline.
-        drop(self.wanted.try_send(address));
+        let _ = self.wanted.try_send(address);
     }
 
     /// Takes a configuration whole, or refuses it whole. Equal revisions with equal digests change nothing.
@@ -258,8 +260,11 @@ impl Endpoint {
 }
 
 fn rule(from: &wire::Rule) -> Result<WorkloadRule, ViewError> {
-    let ports =
-        if from.all_ports { Ports::All } else { Ports::These(from.ports.iter().map(|p| port(*p)).collect::<Result<_, _>>()?) };
+    let ports = if from.all_ports {
+        Ports::All
+    } else {
+        Ports::These(from.ports.iter().map(|p| port(*p)).collect::<Result<_, _>>()?)
+    };
     // Only the exact word makes a rule harmless: an unknown mode guards and admits nobody.
     let (mode, known) = match from.mode.as_str() {
         "Audit" => (Mode::Audit, true),
@@ -295,9 +300,7 @@ fn source(from: &wire::Source) -> Result<Option<Source>, ViewError> {
             Some(Source::Namespace { trust_domain: n.trust_domain.clone(), namespace: n.namespace.clone() })
         }
         Some(Kind::AnyAuthenticated(true)) => Some(Source::AnyAuthenticated),
-        Some(Kind::Plaintext(p)) => {
-            Some(Source::Plaintext(p.prefixes.iter().map(prefix).collect::<Result<_, _>>()?))
-        }
+        Some(Kind::Plaintext(p)) => Some(Source::Plaintext(p.prefixes.iter().map(prefix).collect::<Result<_, _>>()?)),
         Some(Kind::AnyAuthenticated(false)) | None => None,
     })
 }

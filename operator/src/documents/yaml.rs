@@ -48,13 +48,21 @@ pub(super) fn split(text: &str) -> Vec<Result<Located, Broken>> {
     for (offset, part) in parts(text) {
         match serde_saphyr::from_multiple_with_options::<Spanned<Node>>(part, options()) {
             Ok(nodes) => found.extend(nodes.into_iter().map(|node| Ok(locate(node, offset)))),
-            Err(error) => {
-                let line = error.location().map_or(1, |l| l.line());
-                found.push(Err(Broken { line: offset + line, message: error.without_snippet().to_string() }));
-            }
+            Err(error) => found.push(Err(broken(part, offset, &error))),
         }
     }
     found
+}
+
+/// What is wrong with a part. Its messages name lines within the part, so it is parsed once more with as many lines before it
+/// as the file has.
+fn broken(part: &str, offset: u64, error: &serde_saphyr::Error) -> Broken {
+    let before = usize::try_from(offset).unwrap_or(0);
+    let whole = "\n".repeat(before) + part;
+    let again = serde_saphyr::from_multiple_with_options::<Spanned<Node>>(&whole, options()).err();
+    let (error, offset) = again.as_ref().map_or((error, offset), |again| (again, 0));
+    let line = offset + error.location().map_or(1, |l| l.line());
+    Broken { line, message: error.without_snippet().to_string() }
 }
 
 /// The text cut before each document marker, each with the number of lines before it.

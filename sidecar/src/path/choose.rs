@@ -1,7 +1,7 @@
 //! Which endpoint, and which framing. Least loaded of two random choices; an endpoint that just failed comes last. The framing
 //! follows one fixed rule: pooled, unless recent connections to that port moved more than N bytes each on average.
 use super::outbound::FramingKey;
-use super::tls::Framing;
+use crate::tls::Framing;
 use crate::view::{Endpoint, Named};
 use std::cell::RefCell;
 use std::collections::HashMap;
@@ -114,6 +114,13 @@ impl Framings {
             all.clear();
         }
         let average = all.entry(key).or_default();
-        *average = if bytes > *average { *average + (bytes - *average).div_ceil(4) } else { *average - (*average - bytes) / 4 };
+        *average = if bytes > *average {
+            *average + (bytes - *average).div_ceil(4)
+        } else {
+            *average - (*average - bytes) / 4
+        };
     }
 }
+
+#[cfg(test)]
+mod tests;

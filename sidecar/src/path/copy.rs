@@ -1,8 +1,8 @@
 //! Carries bytes both ways until both sides are done. Half-close passes as half-close, reset as reset; buffers come from a pool
 //! of the thread and go back when a direction is idle, so that an idle connection holds none.
-use super::Broken;
-use super::live::Live;
-use crate::records::{give_back, take_buffer};
+use crate::live::Live;
+use crate::refusal::Broken;
+use crate::tls::{give_back, take_buffer};
 use std::future::poll_fn;
 use std::io;
 use std::pin::Pin;
@@ -39,7 +39,13 @@ enum Stage {
 }
 
 impl Flow {
-    fn poll<R: Side, W: Side>(&mut self, cx: &mut Context<'_>, from: &mut R, to: &mut W, count: &AtomicU64) -> Poll<Result<(), Broken>> {
+    fn poll<R: Side, W: Side>(
+        &mut self,
+        cx: &mut Context<'_>,
+        from: &mut R,
+        to: &mut W,
+        count: &AtomicU64,
+    ) -> Poll<Result<(), Broken>> {
         loop {
             match self.stage {
                 Stage::Done => return Poll::Ready(Ok(())),
@@ -49,7 +55,8 @@ impl Flow {
                 }
                 Stage::Copying if self.start < self.end => {
                     let Some(buffer) = &self.buffer else { return Poll::Ready(Ok(())) };
-                    let written = ready!(Pin::new(&mut *to).poll_write(cx, &buffer[self.start..self.end])).map_err(|e| Broken::Write(W::NAME, e))?;
+                    let written = ready!(Pin::new(&mut *to).poll_write(cx, &buffer[self.start..self.end]))
+                        .map_err(|e| Broken::Write(W::NAME, e))?;
                     if written == 0 {
                         return Poll::Ready(Err(Broken::Write(W::NAME, io::ErrorKind::WriteZero.into())));
                     }

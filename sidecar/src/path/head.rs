@@ -1,6 +1,6 @@
 //! The head of a CONNECT request and of its answer, in the framing that carries one connection alone (HTTP/1.1, RFC 9112).
 //! Peers' bytes: bounded, strict, total. The fuzz target is in the tests beside.
-use super::Refusal;
+use crate::refusal::Refusal;
 use std::net::SocketAddr;
 
 /// Header fields that are read at most; what has more is refused.
@@ -28,7 +28,8 @@ pub fn request(bytes: &[u8]) -> Result<Option<Head<SocketAddr>>, Refusal> {
         return Err(Refusal::NotConnect);
     }
     // A body has no meaning in CONNECT (RFC 9110 section 9.3.6); what claims one is refused, not guessed.
-    let claims_body = |name: &str| name.eq_ignore_ascii_case("content-length") || name.eq_ignore_ascii_case("transfer-encoding");
+    let claims_body =
+        |name: &str| name.eq_ignore_ascii_case("content-length") || name.eq_ignore_ascii_case("transfer-encoding");
     if request.headers.iter().any(|field| claims_body(field.name)) {
         return Err(Refusal::HeadMalformed);
     }
@@ -81,7 +82,8 @@ pub const OPEN: &[u8] = b"HTTP/1.1 200 OK\r\n\r\n";
 
 /// The answer that refuses it.
 pub fn write_refusal(refusal: &Refusal) -> String {
-    let reason = http::StatusCode::from_u16(refusal.status()).ok().and_then(|s| s.canonical_reason()).unwrap_or("Refused");
+    let reason =
+        http::StatusCode::from_u16(refusal.status()).ok().and_then(|s| s.canonical_reason()).unwrap_or("Refused");
     format!(
         "HTTP/1.1 {} {reason}\r\nProxy-Status: {}\r\nContent-Length: 0\r\nConnection: close\r\n\r\n",
         refusal.status(),

@@ -1,15 +1,20 @@
 //! What calls the workload: through the tunnel (15008) with a proved identity, or captured in plaintext (15006) with none. The
 //! verdict is taken before the application hears of the connection; it is dialled at the workload's own address, never loopback.
-use super::live::{Direction, Registered, Tunnel};
 use super::pooled::{self, Stream};
-use super::record::Record;
-use super::tls::{Framing, Proven};
-use super::{Path, Refusal, Shared, Tls, copy, head, original_destination, proof};
+use super::{Path, copy, head, original_destination};
+use crate::live::{Direction, Registered, Tunnel};
+use crate::proof;
+use crate::record::Record;
+use crate::refusal::Refusal;
+use crate::shared::Shared;
+use crate::tls::Tls;
+use crate::tls::{Framing, Proven};
 use bytes::Bytes;
 use h2::server::SendResponse;
 use h2::{Reason, RecvStream};
 use signet_policy::{Caller, Decision};
 use std::net::SocketAddr;
+use std::pin::pin;
 use std::rc::Rc;
 use std::sync::Arc;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -70,13 +75,24 @@ async fn serve_alone(shared: &Arc<Shared>, mut tls: Tls, proven: Proven, from: S
             record.refused(&refusal);
         }
         Ok(mut app) => {
-            let live = shared.live.open(Direction::Inbound, record.source(), record.destination(), Some(tunnel.item.clone()), false);
+            let live = shared.live.open(
+                Direction::Inbound,
+                record.source(),
+                record.destination(),
+                Some(tunnel.item.clone()),
+                false,
+            );
             record.carry(&live, copy::carry(&mut tls, &mut app, &live)).await;
         }
     }
 }
 
-async fn open_alone(shared: &Shared, tls: &mut Tls, tunnel: &Tunnel, record: &mut Record) -> Result<TcpStream, Refusal> {
+async fn open_alone(
+    shared: &Shared,
+    tls: &mut Tls,
+    tunnel: &Tunnel,
+    record: &mut Record,
+) -> Result<TcpStream, Refusal> {
     let limit = shared.settings.head_time;
     let read = tokio::time::timeout(limit, read_request(tls, shared.settings.head_bytes));
     let to = read.await.map_err(|_| Refusal::HeadTimeout(limit))??;
@@ -86,7 +102,7 @@ async fn open_alone(shared: &Shared, tls: &mut Tls, tunnel: &Tunnel, record: &mu
     Ok(app)
 }
 
-async fn read_request(tls: &mut Tls, head_bytes: usize) -> Result<SocketAddr, Refusal> {
+async fn read_request(tls: &mut Tls, head_bytes: u32) -> Result<SocketAddr, Refusal> {
     let mut bytes = Vec::with_capacity(256);
     loop {
         if tls.read_buf(&mut bytes).await.map_err(Refusal::TunnelBroke)? == 0 {
@@ -97,7 +113,7 @@ async fn read_request(tls: &mut Tls, head_bytes: usize) -> Result<SocketAddr, Re
             tls.unread(bytes);
             return Ok(found.content);
         }
-        if bytes.len() >= head_bytes {
+        if bytes.len() >= head_bytes as usize {
             return Err(Refusal::HeadTooLarge(head_bytes));
         }
     }
@@ -108,13 +124,13 @@ async fn serve_pooled(path: Rc<Path>, tls: Tls, proven: Proven, from: SocketAddr
     let group = proven.group;
     let tunnel = Rc::new(shared.live.hold(Arc::new(proven.into_tunnel(from, false))));
     let limit = shared.settings.head_time;
-    let handshake = pooled::server(shared.settings.head_bytes as u32).handshake::<_, Bytes>(tls);
+    let handshake = pooled::server(&shared.settings).handshake::<_, Bytes>(tls);
     let mut connection = match tokio::time::timeout(limit, handshake).await {
         Ok(Ok(connection)) => connection,
         Ok(Err(error)) => return tracing::debug!(%from, %error, "HTTP/2 preface refused"),
         Err(_) => return tracing::debug!(%from, "HTTP/2 preface did not arrive in time"),
     };
-    let mut draining = false;
+    let (mut drain, mut draining) = (pin!(path.draining()), false);
     loop {
         tokio::select! {
             accepted = connection.accept() => match accepted {
@@ -131,7 +147,7 @@ async fn serve_pooled(path: Rc<Path>, tls: Tls, proven: Proven, from: SocketAddr
                 drop(tokio::time::timeout(limit, std::future::poll_fn(|cx| connection.poll_closed(cx))).await);
                 return;
             }
-            () = path.draining(), if !draining => {
+            () = &mut drain, if !draining => {
                 draining = true;
                 connection.graceful_shutdown();
             }
@@ -139,7 +155,14 @@ async fn serve_pooled(path: Rc<Path>, tls: Tls, proven: Proven, from: SocketAddr
     }
 }
 
-async fn serve_stream(shared: Arc<Shared>, tunnel: Rc<Registered<Tunnel>>, request: http::Request<RecvStream>, mut respond: SendResponse<Bytes>, group: &'static str, from: SocketAddr) {
+async fn serve_stream(
+    shared: Arc<Shared>,
+    tunnel: Rc<Registered<Tunnel>>,
+    request: http::Request<RecvStream>,
+    mut respond: SendResponse<Bytes>,
+    group: &'static str,
+    from: SocketAddr,
+) {
     let mut record = Record::new(&shared, Direction::Inbound, from);
     record.peer(&tunnel.peer.leaf.id);
     record.group(group);
@@ -148,7 +171,8 @@ async fn serve_stream(shared: Arc<Shared>, tunnel: Rc<Registered<Tunnel>>, reque
     let (mut app, mut stream) = match opened {
         Err(refusal) => {
             let mut response = http::Response::new(());
-            *response.status_mut() = http::StatusCode::from_u16(refusal.status()).unwrap_or(http::StatusCode::BAD_REQUEST);
+            *response.status_mut() =
+                http::StatusCode::from_u16(refusal.status()).unwrap_or(http::StatusCode::BAD_REQUEST);
             if let Ok(value) = refusal.proxy_status().parse() {
                 response.headers_mut().insert("proxy-status", value);
             }
@@ -161,11 +185,17 @@ async fn serve_stream(shared: Arc<Shared>, tunnel: Rc<Registered<Tunnel>>, reque
             Err(error) => return record.refused(&Refusal::TunnelBroke(std::io::Error::other(error))),
         },
     };
-    let live = shared.live.open(Direction::Inbound, record.source(), record.destination(), Some(tunnel.item.clone()), false);
+    let live =
+        shared.live.open(Direction::Inbound, record.source(), record.destination(), Some(tunnel.item.clone()), false);
     record.carry(&live, copy::carry(&mut stream, &mut app, &live)).await;
 }
 
-async fn open_stream(shared: &Shared, tunnel: &Tunnel, request: &http::Request<RecvStream>, record: &mut Record) -> Result<TcpStream, Refusal> {
+async fn open_stream(
+    shared: &Shared,
+    tunnel: &Tunnel,
+    request: &http::Request<RecvStream>,
+    record: &mut Record,
+) -> Result<TcpStream, Refusal> {
     if request.method() != http::Method::CONNECT || request.extensions().get::<h2::ext::Protocol>().is_some() {
         return Err(Refusal::NotConnect);
     }
@@ -175,14 +205,19 @@ async fn open_stream(shared: &Shared, tunnel: &Tunnel, request: &http::Request<R
 }
 
 /// The verdict, and for an admitted caller a connection to the application.
-async fn admit_and_dial(shared: &Shared, to: SocketAddr, caller: Caller<'_>, record: &mut Record) -> Result<TcpStream, Refusal> {
+async fn admit_and_dial(
+    shared: &Shared,
+    to: SocketAddr,
+    caller: Caller<'_>,
+    record: &mut Record,
+) -> Result<TcpStream, Refusal> {
     record.to(to);
     let state = shared.view.state().ok_or(Refusal::NoConfiguration)?;
     if shared.is_own_port(to) {
         return Err(Refusal::OwnPort(to));
     }
     // Loopback and link-local are never among a workload's addresses; refused all the same if a configuration says so.
-    if !state.addresses.contains(&to.ip()) || super::is_local_only(to.ip()) {
+    if !state.addresses.contains(&to.ip()) || crate::shared::is_local_only(to.ip()) {
         return Err(Refusal::ForeignTarget(to));
     }
     let verdict = state.table.judge(&caller, to.port());

@@ -2,6 +2,7 @@
 //! (F36), and above the limit of connections it refuses at once.
 use super::{Path, inbound, outbound, socket};
 use std::io;
+use std::pin::pin;
 use std::net::SocketAddr;
 use std::rc::Rc;
 use std::time::Duration;
@@ -25,11 +26,12 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(1);
 /// Accepts until told to stop.
 pub async fn accept(path: Rc<Path>, listener: TcpListener, purpose: Purpose) {
     let mut pause = FIRST_PAUSE;
+    let mut draining = pin!(path.draining());
     loop {
         let accepted = tokio::select! {
             accepted = listener.accept() => accepted,
             // New inbound connections end with the drain; outbound works until the application has exited (F39).
-            () = path.draining(), if purpose != Purpose::Outbound => return,
+            () = &mut draining, if purpose != Purpose::Outbound => return,
         };
         match accepted {
             Ok((stream, from)) => {
@@ -69,7 +71,7 @@ fn start(path: &Rc<Path>, stream: TcpStream, from: SocketAddr, purpose: Purpose)
     });
 }
 
-/// Opens a listener on each of these addresses.
-pub fn open(addresses: &[SocketAddr]) -> io::Result<Vec<TcpListener>> {
-    addresses.iter().map(|address| socket::listen(*address)).collect()
+/// Opens a listener that shares its port with those of the other data path threads.
+pub fn open(address: SocketAddr) -> io::Result<std::net::TcpListener> {
+    socket::listen(address)
 }

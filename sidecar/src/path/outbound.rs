@@ -1,11 +1,14 @@
 //! What the workload calls: original destination, what is known of it, choice of an endpoint, tunnel or plain TCP, copy.
 //! A destination known to be meshed is never dialled in plaintext; inside the mesh's ranges unknown is not unmeshed.
 use super::choose::{Loads, Use};
-use super::live::{Direction, Tunnel};
 use super::pooled::{Pool, Slot, Stream};
-use super::record::Record;
-use super::tls::{Framing, Proven};
-use super::{Broken, Path, Refusal, Shared, Tls, copy, head, original_destination, socket};
+use super::{Path, copy, head, original_destination, socket};
+use crate::live::{Direction, Tunnel};
+use crate::record::Record;
+use crate::refusal::Refusal;
+use crate::shared::Shared;
+use crate::tls::Tls;
+use crate::tls::{Framing, Proven};
 use crate::view::{Destination, Endpoint, Named};
 use signet_policy::Decision;
 use std::net::{IpAddr, SocketAddr};
@@ -56,8 +59,12 @@ enum Opened {
 /// Carries one captured connection from accept to end.
 pub async fn serve(path: Rc<Path>, mut app: TcpStream, from: SocketAddr) {
     let shared = path.shared.clone();
+    let to = original_destination(&app);
+    if to == Some(crate::capture::PROBE) {
+        return shared.redirect_seen();
+    }
     let mut record = Record::new(&shared, Direction::Outbound, from);
-    let opened = match open(&path, &app, &mut record).await {
+    let opened = match open(&path, to, &mut record).await {
         Ok(opened) => opened,
         Err(refusal) => {
             copy::Side::abort(&mut app);
@@ -88,9 +95,9 @@ pub async fn serve(path: Rc<Path>, mut app: TcpStream, from: SocketAddr) {
     path.framings.moved(key, moved);
 }
 
-async fn open(path: &Rc<Path>, app: &TcpStream, record: &mut Record) -> Result<(Opened, Option<Use>), Refusal> {
+async fn open(path: &Rc<Path>, to: Option<SocketAddr>, record: &mut Record) -> Result<(Opened, Option<Use>), Refusal> {
     let shared = &path.shared;
-    let to = original_destination(app).ok_or(Refusal::NoOriginalDestination)?;
+    let to = to.ok_or(Refusal::NoOriginalDestination)?;
     record.to(to);
     if shared.is_own_port(to) {
         return Err(Refusal::OwnPort(to));
@@ -128,7 +135,11 @@ async fn route(shared: &Shared, to: SocketAddr) -> Result<Route, Refusal> {
                 }
                 Some(Destination::Service(ports)) => {
                     let endpoints = ports.get(&to.port()).ok_or(Refusal::NoServicePort(to.ip(), to.port()))?;
-                    return if endpoints.is_empty() { Err(Refusal::NoEndpoint(to)) } else { Ok(Route::Endpoints(endpoints.clone())) };
+                    return if endpoints.is_empty() {
+                        Err(Refusal::NoEndpoint(to))
+                    } else {
+                        Ok(Route::Endpoints(endpoints.clone()))
+                    };
                 }
                 Some(Destination::Unmeshed) => return plain(),
                 Some(Destination::Unknown) | None if !state.may_be_meshed(to.ip()) => return plain(),
@@ -141,12 +152,21 @@ async fn route(shared: &Shared, to: SocketAddr) -> Result<Route, Refusal> {
             return Err(Refusal::Draining);
         }
         if tokio::time::Instant::now() >= deadline {
-            return Err(if state.is_some() { Refusal::UnknownDestination(to, patience) } else { Refusal::NoConfiguration });
+            return Err(if state.is_some() {
+                Refusal::UnknownDestination(to, patience)
+            } else {
+                Refusal::NoConfiguration
+            });
         }
     }
 }
 
-async fn through_mesh(path: &Rc<Path>, to: SocketAddr, mut endpoints: Vec<Endpoint>, record: &mut Record) -> Result<(Opened, Option<Use>), Refusal> {
+async fn through_mesh(
+    path: &Rc<Path>,
+    to: SocketAddr,
+    mut endpoints: Vec<Endpoint>,
+    record: &mut Record,
+) -> Result<(Opened, Option<Use>), Refusal> {
     let mut last = Refusal::NoEndpoint(to);
     for _ in 0..ATTEMPTS {
         let Some(chosen) = path.loads.choose(&mut endpoints) else { break };
@@ -170,7 +190,12 @@ async fn through_mesh(path: &Rc<Path>, to: SocketAddr, mut endpoints: Vec<Endpoi
 }
 
 /// An endpoint without a sidecar: plain TCP, by the egress posture.
-async fn plain_endpoint(path: &Path, to: SocketAddr, application: SocketAddr, record: &mut Record) -> Result<Opened, Refusal> {
+async fn plain_endpoint(
+    path: &Path,
+    to: SocketAddr,
+    application: SocketAddr,
+    record: &mut Record,
+) -> Result<Opened, Refusal> {
     let state = path.shared.view.state().ok_or(Refusal::NoConfiguration)?;
     // The posture may name the Service or the endpoint; both must be allowed.
     if state.egress.judge(to) == Decision::Deny || state.egress.judge(application) == Decision::Deny {
@@ -213,15 +238,17 @@ pub async fn dial_tunnel(shared: &Shared, target: &Target<'_>, framing: Framing)
         return Err(Refusal::WrongIdentity { found: leaf.id.clone(), want: target.peer.id.clone() });
     }
     match &target.peer.uid {
-        Some(want) if leaf.uid.as_ref() != Some(want) => Err(Refusal::WrongUid { found: leaf.uid.clone(), want: want.clone() }),
+        Some(want) if leaf.uid.as_ref() != Some(want) => {
+            Err(Refusal::WrongUid { found: leaf.uid.clone(), want: want.clone() })
+        }
         _ => Ok((tls, proven)),
     }
 }
 
 /// Sends the CONNECT head and reads its answer; what follows the answer stays for the connection.
-async fn ask_to_connect(tls: &mut Tls, application: SocketAddr, head_bytes: usize) -> Result<(), Refusal> {
+async fn ask_to_connect(tls: &mut Tls, application: SocketAddr, head_bytes: u32) -> Result<(), Refusal> {
     // A peer that refuses our certificate says so only after our half of the handshake: here.
-    let lost = |e| if super::tls::is_alert(&e) { Refusal::RefusedByPeer(e) } else { Refusal::TunnelBroke(e) };
+    let lost = |e| if crate::tls::is_alert(&e) { Refusal::RefusedByPeer(e) } else { Refusal::TunnelBroke(e) };
     tls.write_all(head::write_request(application).as_bytes()).await.map_err(lost)?;
     tls.flush().await.map_err(lost)?;
     let mut bytes = Vec::with_capacity(256);
@@ -235,7 +262,7 @@ async fn ask_to_connect(tls: &mut Tls, application: SocketAddr, head_bytes: usiz
             tls.unread(bytes);
             return Ok(());
         }
-        if bytes.len() >= head_bytes {
+        if bytes.len() >= head_bytes as usize {
             return Err(Refusal::HeadTooLarge(head_bytes));
         }
         if tls.read_buf(&mut bytes).await.map_err(lost)? == 0 {

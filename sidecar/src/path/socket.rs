@@ -1,13 +1,13 @@
 //! Sockets as every connection of the data path has them: no delay, keepalive and user timeout of 30 s, and towards the
 //! application one of the link-local source addresses that `capture` adds.
-use super::Refusal;
+use crate::refusal::Refusal;
 use nix::sys::socket::{setsockopt, sockopt};
 use socket2::{Domain, Protocol, SockRef, Socket, TcpKeepalive, Type};
 use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::time::Duration;
-use tokio::net::{TcpListener, TcpSocket, TcpStream};
+use tokio::net::{TcpSocket, TcpStream};
 
 /// Keepalive and TCP_USER_TIMEOUT (design section 4). Conntrack forgets a half-closed connection after 60 s without traffic;
 /// keepalive runs at half of that.
@@ -24,7 +24,7 @@ pub fn tune(stream: &TcpStream) -> io::Result<()> {
 }
 
 /// A listener that shares its port with those of the other data path threads.
-pub fn listen(address: SocketAddr) -> io::Result<TcpListener> {
+pub fn listen(address: SocketAddr) -> io::Result<std::net::TcpListener> {
     let socket = Socket::new(Domain::for_address(address), Type::STREAM.nonblocking(), Some(Protocol::TCP))?;
     socket.set_reuse_address(true)?;
     socket.set_reuse_port(true)?;
@@ -33,12 +33,13 @@ pub fn listen(address: SocketAddr) -> io::Result<TcpListener> {
     }
     socket.bind(&address.into())?;
     socket.listen(BACKLOG)?;
-    TcpListener::from_std(socket.into())
+    Ok(socket.into())
 }
 
 /// Connects within `limit`.
 pub async fn dial(to: SocketAddr, limit: Duration) -> Result<TcpStream, Refusal> {
-    let socket = if to.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() }.map_err(|e| Refusal::Connect(to, e))?;
+    let socket =
+        if to.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() }.map_err(|e| Refusal::Connect(to, e))?;
     connect(socket, to, limit).await
 }
 
@@ -87,7 +88,9 @@ impl Sources {
             match connect(socket, to, limit).await {
                 Err(Refusal::Connect(_, e)) if e.kind() == io::ErrorKind::AddrNotAvailable => last = e,
                 Err(Refusal::Connect(to, e)) => return Err(Refusal::Application(to, e)),
-                Err(Refusal::ConnectTimeout(to, _)) => return Err(Refusal::Application(to, io::ErrorKind::TimedOut.into())),
+                Err(Refusal::ConnectTimeout(to, _)) => {
+                    return Err(Refusal::Application(to, io::ErrorKind::TimedOut.into()));
+                }
                 other => return other,
             }
         }

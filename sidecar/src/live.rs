@@ -1,7 +1,7 @@
 //! What is open right now, and the means to judge it again. A live tunnel does not outlive trust, and is not cut by the clock
 //! while it can prove itself (design section 3). The data path registers tunnels and connections here; `keeper` (outside this
 //! folder) walks them when rules, trust or time change; admin lists them.
-use super::orig_dst::canonical;
+use crate::path::canonical;
 use futures::task::AtomicWaker;
 use rustls_pki_types::CertificateDer;
 use signet_identity::{Peer, SpiffeId};
@@ -132,7 +132,15 @@ pub struct Tunnel {
 
 impl Tunnel {
     /// A tunnel that was proved by SVIDs of which the earlier is valid from and to these Unix seconds.
-    pub fn new(peer: Peer, chain: Vec<CertificateDer<'static>>, own: SpiffeId, exporter: Exporter, remote: SocketAddr, outbound: bool, validity: Validity) -> Self {
+    pub fn new(
+        peer: Peer,
+        chain: Vec<CertificateDer<'static>>,
+        own: SpiffeId,
+        exporter: Exporter,
+        remote: SocketAddr,
+        outbound: bool,
+        validity: Validity,
+    ) -> Self {
         Self {
             peer,
             chain,
@@ -276,18 +284,43 @@ impl<T> std::ops::Deref for Registered<T> {
 
 impl Registry {
     /// Registers a connection until the guard is dropped.
-    pub fn open(self: &Arc<Self>, direction: Direction, source: SocketAddr, destination: SocketAddr, tunnel: Option<Arc<Tunnel>>, own: bool) -> Registered<Live> {
+    pub fn open(
+        self: &Arc<Self>,
+        direction: Direction,
+        source: SocketAddr,
+        destination: SocketAddr,
+        tunnel: Option<Arc<Tunnel>>,
+        own: bool,
+    ) -> Registered<Live> {
         let number = self.next.fetch_add(1, Relaxed);
-        let live = Live { number, direction, source, destination, tunnel, own, sent: 0.into(), received: 0.into(), cut: Cut::default() };
+        let live = Live {
+            number,
+            direction,
+            source,
+            destination,
+            tunnel,
+            own,
+            sent: 0.into(),
+            received: 0.into(),
+            cut: Cut::default(),
+        };
         let item = Arc::new(live);
         lock(&self.connections).insert(number, item.clone());
-        Registered { registry: self.clone(), item, remove: |registry, live| drop(lock(&registry.connections).remove(&live.number)) }
+        Registered {
+            registry: self.clone(),
+            item,
+            remove: |registry, live| drop(lock(&registry.connections).remove(&live.number)),
+        }
     }
 
     /// Registers a tunnel until the guard is dropped.
     pub fn hold(self: &Arc<Self>, tunnel: Arc<Tunnel>) -> Registered<Tunnel> {
         lock(&self.tunnels).insert(tunnel.exporter, tunnel.clone());
-        Registered { registry: self.clone(), item: tunnel, remove: |registry, tunnel| drop(lock(&registry.tunnels).remove(&tunnel.exporter)) }
+        Registered {
+            registry: self.clone(),
+            item: tunnel,
+            remove: |registry, tunnel| drop(lock(&registry.tunnels).remove(&tunnel.exporter)),
+        }
     }
 
     /// The tunnel with this exporter value.

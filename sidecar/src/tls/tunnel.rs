@@ -1,9 +1,9 @@
-//! The tunnel's TLS input and output: one type, so that the way records are read and written can change without anyone noticing.
-//! A finished handshake yields the stream and what it proved.
-use super::copy::Side;
-use super::live::{Exporter, Tunnel, Validity};
-use super::{Refusal, Shared};
-use crate::records::{self, Established, Records};
+//! A tunnel between two sidecars: a finished handshake yields the stream and what it proved.
+use super::{BUFFER, Established, Records, client, server};
+use crate::live::{Exporter, Tunnel, Validity};
+use crate::path::Side;
+use crate::refusal::Refusal;
+use crate::shared::Shared;
 use rustls_pki_types::CertificateDer;
 use signet_identity::{Peer, Svid, tls};
 use std::io;
@@ -86,18 +86,25 @@ pub struct Tls {
 
 impl Tls {
     /// Opens TLS to a peer's sidecar. The chain is verified; which identity it must be is the caller's to check.
-    pub async fn connect(shared: &Shared, tcp: TcpStream, framing: Framing, limit: Duration) -> Result<(Self, Proven), Refusal> {
+    pub async fn connect(
+        shared: &Shared,
+        tcp: TcpStream,
+        framing: Framing,
+        limit: Duration,
+    ) -> Result<(Self, Proven), Refusal> {
         let own = shared.usable_svid()?;
-        let handshake = tokio::time::timeout(limit, records::client(tcp, shared.tls.client(framing), tls::unnamed()));
-        let established = handshake.await.map_err(|_| Refusal::HandshakeTimeout(limit))?.map_err(|e| Self::failed(e, true))?;
+        let handshake = tokio::time::timeout(limit, client(tcp, shared.tls.client(framing), tls::unnamed()));
+        let established =
+            handshake.await.map_err(|_| Refusal::HandshakeTimeout(limit))?.map_err(|e| Self::failed(e, true))?;
         Self::finish(established, own)
     }
 
     /// Answers a peer's sidecar.
     pub async fn accept(shared: &Shared, tcp: TcpStream, limit: Duration) -> Result<(Self, Proven), Refusal> {
         let own = shared.usable_svid()?;
-        let handshake = tokio::time::timeout(limit, records::server(tcp, shared.tls.server()));
-        let established = handshake.await.map_err(|_| Refusal::HandshakeTimeout(limit))?.map_err(|e| Self::failed(e, false))?;
+        let handshake = tokio::time::timeout(limit, server(tcp, shared.tls.server()));
+        let established =
+            handshake.await.map_err(|_| Refusal::HandshakeTimeout(limit))?.map_err(|e| Self::failed(e, false))?;
         Self::finish(established, own)
     }
 
@@ -150,7 +157,11 @@ impl AsyncWrite for Tls {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
         Pin::new(&mut self.records).poll_write(cx, buf)
     }
-    fn poll_write_vectored(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bufs: &[io::IoSlice<'_>]) -> Poll<io::Result<usize>> {
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bufs: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
         Pin::new(&mut self.records).poll_write_vectored(cx, bufs)
     }
     fn is_write_vectored(&self) -> bool {
@@ -166,7 +177,7 @@ impl AsyncWrite for Tls {
 
 impl Side for Tls {
     const NAME: &'static str = "peer";
-    const READ: usize = records::BUFFER;
+    const READ: usize = BUFFER;
     fn abort(&mut self) {
         // A socket that is gone already cannot be reset, and need not be.
         drop(self.records.tcp().set_zero_linger());

@@ -4,10 +4,12 @@
 //! ```text
 //! client -> server: count (u16), count times 32 bytes     server -> client: one byte each, 1 = moved, 0 = unknown or refused
 //! ```
-use super::live::{Exporter, Tunnel, Validity};
-use super::outbound::{Target, dial_tunnel};
-use super::tls::{Framing, Proven};
-use super::{Refusal, Shared, Tls};
+use crate::live::{Exporter, Tunnel, Validity};
+use crate::path::{Target, dial_tunnel};
+use crate::refusal::Refusal;
+use crate::shared::Shared;
+use crate::tls::Tls;
+use crate::tls::{Framing, Proven};
 use signet_identity::{Peer, SpiffeId};
 use std::sync::Arc;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -51,7 +53,10 @@ async fn read_exporters(tls: &mut Tls) -> std::io::Result<Vec<Exporter>> {
 
 /// Whether a tunnel was proved by exactly these two, and opened by the side that now proves it.
 fn same_two(tunnel: &Tunnel, peer: &Peer, own: &SpiffeId, outbound: bool) -> bool {
-    tunnel.outbound == outbound && tunnel.peer.leaf.id == peer.leaf.id && tunnel.peer.leaf.uid == peer.leaf.uid && tunnel.own == *own
+    tunnel.outbound == outbound
+        && tunnel.peer.leaf.id == peer.leaf.id
+        && tunnel.peer.leaf.uid == peer.leaf.uid
+        && tunnel.own == *own
 }
 
 /// The client's end: proves these tunnels, all to the same peer, and moves the deadlines of those that the peer moved too.
@@ -61,7 +66,10 @@ pub async fn prove(shared: &Shared, target: &Target<'_>, tunnels: &[Arc<Tunnel>]
     let (mut tls, proven) = dial_tunnel(shared, target, Framing::Proof).await?;
     let mine: Vec<_> = tunnels.iter().filter(|t| same_two(t, &proven.peer, proven.own.id(), true)).take(MOST).collect();
     let exchange = exchange(&mut tls, &mine);
-    let answers = tokio::time::timeout(limit, exchange).await.map_err(|_| Refusal::HandshakeTimeout(limit))?.map_err(Refusal::RefusedByPeer)?;
+    let answers = tokio::time::timeout(limit, exchange)
+        .await
+        .map_err(|_| Refusal::HandshakeTimeout(limit))?
+        .map_err(Refusal::RefusedByPeer)?;
     let validity: Validity = proven.validity();
     let moved: Vec<_> = mine.iter().zip(answers).filter(|(_, answer)| *answer == 1).collect();
     moved.iter().for_each(|(tunnel, _)| tunnel.proved(validity));

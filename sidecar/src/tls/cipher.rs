@@ -165,7 +165,10 @@ fn parts(secrets: &ConnectionTrafficSecrets) -> Result<Parts<'_>, rustls::Error>
 
 /// A value that names this connection and that only its two ends know: SHA-256 over both directions' first traffic keys. It takes
 /// the place of an exporter value (RFC 8446 section 7.5), which rustls does not give for connections whose keys it hands out.
-pub fn binding(client: &ConnectionTrafficSecrets, server: &ConnectionTrafficSecrets) -> Result<[u8; 32], rustls::Error> {
+pub fn binding(
+    client: &ConnectionTrafficSecrets,
+    server: &ConnectionTrafficSecrets,
+) -> Result<[u8; 32], rustls::Error> {
     let mut digest = aws_lc_rs::digest::Context::new(&aws_lc_rs::digest::SHA256);
     digest.update(b"signet tunnel binding v1\0");
     for secrets in [client, server] {
@@ -177,4 +180,3 @@ pub fn binding(client: &ConnectionTrafficSecrets, server: &ConnectionTrafficSecr
     value.copy_from_slice(digest.finish().as_ref());
     Ok(value)
 }
-

@@ -172,7 +172,8 @@ async fn establish<C: Unbuffered>(mut tcp: TcpStream, mut connection: C) -> io::
     let group = connection.negotiated_key_exchange_group().map(rustls::crypto::SupportedKxGroup::name);
     let (secrets, kernel) = connection.finish().map_err(io::Error::other)?;
     let (tx, rx) = (&secrets.tx, &secrets.rx);
-    let binding = if C::CLIENT { cipher::binding(&tx.1, &rx.1) } else { cipher::binding(&rx.1, &tx.1) }.map_err(io::Error::other)?;
+    let binding = if C::CLIENT { cipher::binding(&tx.1, &rx.1) } else { cipher::binding(&rx.1, &tx.1) }
+        .map_err(io::Error::other)?;
     let sealer = Cipher::new((tx.0, &tx.1)).map_err(io::Error::other)?;
     let opener = Cipher::new((rx.0, &rx.1)).map_err(io::Error::other)?;
     let (buffer, filled) = (incoming.buffer.take(), incoming.filled);

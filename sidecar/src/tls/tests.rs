@@ -27,8 +27,11 @@ fn configs(suite: rustls::CipherSuite) -> Configs {
         .unwrap();
     let mut roots = RootCertStore::empty();
     roots.add(made.cert.der().clone()).unwrap();
-    let mut client =
-        ClientConfig::builder_with_provider(provider).with_protocol_versions(tls13).unwrap().with_root_certificates(roots).with_no_client_auth();
+    let mut client = ClientConfig::builder_with_provider(provider)
+        .with_protocol_versions(tls13)
+        .unwrap()
+        .with_root_certificates(roots)
+        .with_no_client_auth();
     // Tickets stay on: our end must pass over those that another implementation sends.
     server.enable_secret_extraction = true;
     client.enable_secret_extraction = true;
@@ -73,7 +76,8 @@ where
         bw.write_all(&back).await.unwrap();
         bw.shutdown().await.unwrap();
     };
-    let (_, _, there_read, back_read) = tokio::join!(send_there, send_back, br.read_to_end(&mut got_there), ar.read_to_end(&mut got_back));
+    let (_, _, there_read, back_read) =
+        tokio::join!(send_there, send_back, br.read_to_end(&mut got_there), ar.read_to_end(&mut got_back));
     there_read.unwrap();
     back_read.unwrap();
     assert!(got_there == there && got_back == back, "bytes differ");
@@ -84,7 +88,8 @@ async fn our_client_and_rustls_server_understand_each_other_in_every_suite() {
     for suite in SUITES {
         let configs = configs(suite);
         let (a, b) = pair().await;
-        let (ours, theirs) = tokio::join!(client(a, configs.client, name()), TlsAcceptor::from(configs.server).accept(b));
+        let (ours, theirs) =
+            tokio::join!(client(a, configs.client, name()), TlsAcceptor::from(configs.server).accept(b));
         exchange(ours.unwrap().records, theirs.unwrap()).await;
     }
 }
@@ -94,7 +99,8 @@ async fn our_server_and_rustls_client_understand_each_other_in_every_suite() {
     for suite in SUITES {
         let configs = configs(suite);
         let (a, b) = pair().await;
-        let (theirs, ours) = tokio::join!(TlsConnector::from(configs.client).connect(name(), a), server(b, configs.server));
+        let (theirs, ours) =
+            tokio::join!(TlsConnector::from(configs.client).connect(name(), a), server(b, configs.server));
         exchange(ours.unwrap().records, theirs.unwrap()).await;
     }
 }

@@ -54,7 +54,7 @@ pub enum Refusal {
     #[error("the CONNECT head is malformed")]
     HeadMalformed,
     #[error("the CONNECT head is longer than {0} bytes")]
-    HeadTooLarge(usize),
+    HeadTooLarge(u32),
     #[error("the CONNECT head did not arrive within {0:?}")]
     HeadTimeout(Duration),
     #[error("the CONNECT target is not ip:port")]
@@ -162,5 +162,5 @@ pub enum Broken {
     #[error("writing to the {0}: {1}")]
     Write(&'static str, io::Error),
     #[error("cut: {0}")]
-    Cut(super::live::CutReason),
+    Cut(crate::live::CutReason),
 }

@@ -111,7 +111,15 @@ pub struct Records {
 }
 
 impl Records {
-    pub(super) fn new(tcp: TcpStream, kernel: Kernel, opener: Cipher, sealer: Cipher, buffer: Option<Box<[u8]>>, filled: usize, ahead: Vec<u8>) -> Self {
+    pub(super) fn new(
+        tcp: TcpStream,
+        kernel: Kernel,
+        opener: Cipher,
+        sealer: Cipher,
+        buffer: Option<Box<[u8]>>,
+        filled: usize,
+        ahead: Vec<u8>,
+    ) -> Self {
         let mut incoming = Window { buffer, start: 0, end: filled };
         if filled == 0 {
             incoming.release();
@@ -206,7 +214,11 @@ impl Records {
 
     fn count_empty(&mut self, length: usize) -> Result<(), RecordFailure> {
         self.empty_records = if length == 0 { self.empty_records + 1 } else { 0 };
-        if self.empty_records > EMPTY_RECORDS { Err(RecordFailure::new(UNEXPECTED_MESSAGE, "too many empty records")) } else { Ok(()) }
+        if self.empty_records > EMPTY_RECORDS {
+            Err(RecordFailure::new(UNEXPECTED_MESSAGE, "too many empty records"))
+        } else {
+            Ok(())
+        }
     }
 
     fn control(&mut self, kind: u8, content: &[u8]) -> Result<(), RecordFailure> {
@@ -289,7 +301,10 @@ impl RecordFailure {
         Self { alert: Some(alert), what: what.into() }
     }
     fn received(description: u8) -> Self {
-        Self { alert: None, what: format!("the peer sent alert {description} ({:?})", rustls::AlertDescription::from(description)) }
+        Self {
+            alert: None,
+            what: format!("the peer sent alert {description} ({:?})", rustls::AlertDescription::from(description)),
+        }
     }
 }
 
@@ -351,7 +366,11 @@ impl AsyncWrite for Records {
         self.poll_write_vectored(cx, &[io::IoSlice::new(content)])
     }
 
-    fn poll_write_vectored(mut self: Pin<&mut Self>, cx: &mut Context<'_>, contents: &[io::IoSlice<'_>]) -> Poll<io::Result<usize>> {
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        contents: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
         let this = &mut *self;
         if this.write_closed {
             return Poll::Ready(Err(io::ErrorKind::BrokenPipe.into()));

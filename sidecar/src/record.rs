@@ -1,9 +1,11 @@
 //! What is said about one connection when it ends: collected on the way, written once. A connection that is dropped without
 //! a word (a panic, the end of the process) is still written, as unfinished.
-use super::live::{Direction, Live};
-use super::outbound::FramingKey;
-use super::tls::Framing;
-use super::{Broken, Refusal, Shared};
+use crate::live::{Direction, Live};
+use crate::path::FramingKey;
+use crate::refusal::Broken;
+use crate::refusal::Refusal;
+use crate::shared::Shared;
+use crate::tls::Framing;
 use signet_identity::SpiffeId;
 use signet_policy::Verdict;
 use std::future::Future;
@@ -60,7 +62,7 @@ impl Record {
     pub fn new(shared: &Arc<Shared>, direction: Direction, source: SocketAddr) -> Self {
         let facts = Facts {
             direction,
-            source: super::canonical(source),
+            source: crate::path::canonical(source),
             destination: None,
             endpoint: None,
             own: shared.credentials.svid().map(|svid| svid.id().clone()),
