@@ -52,9 +52,9 @@ fn start(programs: &std::path::Path) {
             checkout.start_sidecar().expect("it starts");
             // Without a pause: a connection to a port on which nobody listens yet fails at once.
             while reaches(&checkout.machine, orders.machine.v4, 8080).is_err() {
-                assert!(Instant::now() - start < SOON, "it never carried a byte:\n{}", checkout.log());
+                assert!(Instant::now().duration_since(start) < SOON, "it never carried a byte:\n{}", checkout.log());
             }
-            (Instant::now() - start).as_secs_f64() * 1000.0
+            Instant::now().duration_since(start).as_secs_f64() * 1000.0
         })
         .collect();
     times.sort_by(f64::total_cmp);
@@ -126,7 +126,7 @@ async fn load(tokens: &[String], csr: &[u8], pem: &str) -> (usize, (f64, f64)) {
                         attestation: Some(Attestation::HostKey(proof)),
                     };
                     client.issue(request).await.expect("a certificate");
-                    waits.push((Instant::now() - start).as_secs_f64() * 1000.0);
+                    waits.push(Instant::now().duration_since(start).as_secs_f64() * 1000.0);
                 }
                 waits
             })
@@ -145,7 +145,8 @@ async fn load(tokens: &[String], csr: &[u8], pem: &str) -> (usize, (f64, f64)) {
 fn csr(mesh: &Mesh) -> Vec<u8> {
     let dir = mesh.world.dir();
     let openssl = |args: &[&str]| {
-        assert!(Command::new("openssl").args(args).current_dir(dir).output().expect("openssl").status.success())
+        let out = Command::new("openssl").args(args).current_dir(dir).output().expect("openssl");
+        assert!(out.status.success(), "{}", String::from_utf8_lossy(&out.stderr));
     };
     openssl(&["genpkey", "-algorithm", "EC", "-pkeyopt", "ec_paramgen_curve:P-256", "-out", "leaf.key"]);
     openssl(&["req", "-new", "-key", "leaf.key", "-subj", "/", "-outform", "DER", "-out", "leaf.csr"]);

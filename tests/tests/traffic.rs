@@ -206,7 +206,7 @@ fn a_server_that_speaks_first_is_heard_without_added_wait() {
             let mut heard = [0; 11];
             stream.read_exact(&mut heard).unwrap();
             assert_eq!(&heard, b"220 hello\r\n");
-            Instant::now() - start
+            Instant::now().duration_since(start)
         })
         .collect();
     waits.sort();
@@ -253,7 +253,7 @@ fn a_reader_that_does_not_read_costs_bounded_memory_and_does_not_stop_its_neighb
         if now != last.0 {
             last = (now, Instant::now());
         }
-        (now > 0 && Instant::now() - last.1 > Duration::from_secs(1)).then_some(())
+        (now > 0 && Instant::now().duration_since(last.1) > Duration::from_secs(1)).then_some(())
     })
     .unwrap();
     let grown = (resident(&checkout) + resident(&orders)).saturating_sub(before);
@@ -261,7 +261,7 @@ fn a_reader_that_does_not_read_costs_bounded_memory_and_does_not_stop_its_neighb
     for _ in 0..20 {
         let start = Instant::now();
         reaches_ping(&checkout, &orders);
-        let took = Instant::now() - start;
+        let took = Instant::now().duration_since(start);
         assert!(took < Duration::from_secs(2), "a neighbour waited {took:?}");
     }
     drop(deaf);
