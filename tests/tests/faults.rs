@@ -1,4 +1,5 @@
 //! Design section 7: what happens when things fail. Each row that has no Kubernetes in it, and `kill -9` of each program.
+#![allow(clippy::unwrap_used, reason = "a test ends where something is not as it must be")]
 use signet::demo::{
     mesh::{Family, Join, Mesh, Workload},
     process::{Signal, wait_for},
@@ -149,7 +150,7 @@ fn kill_9_of_the_ca_at_any_moment_lets_every_token_be_used_at_most_once_and_hand
         names.push(workload);
     }
     for workload in &mut names {
-        workload.ready(Duration::from_secs(60)).unwrap();
+        workload.ready(Duration::from_mins(1)).unwrap();
     }
     let mut serials: Vec<String> = names
         .iter()

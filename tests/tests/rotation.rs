@@ -1,4 +1,5 @@
 //! Certificates that live for seconds, under traffic: nobody notices but the logs. And what must be noticed at once.
+#![allow(clippy::unwrap_used, reason = "a test ends where something is not as it must be")]
 use signet::demo::{
     mesh::{Mesh, Workload},
     process::wait_for,

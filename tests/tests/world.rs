@@ -1,4 +1,5 @@
 //! The ground that the other tests stand on: namespaces are joined, a capture sees what passes, and nothing is left behind.
+#![allow(clippy::unwrap_used, reason = "a test ends where something is not as it must be")]
 use signet::demo::{process::wait_for, wire, world::World};
 use std::{
     io::{Read as _, Write as _},
