@@ -140,12 +140,9 @@ impl Running {
     pub async fn stop(mut self) {
         // Without receivers there is nobody left to tell.
         let _ = self.stop.send(true);
-        match timeout(GRACE, &mut self.server).await {
-            Ok(_) => {}
-            Err(_) => {
-                tracing::warn!("some connections were still open after {} s", GRACE.as_secs());
-                self.server.abort();
-            }
+        if timeout(GRACE, &mut self.server).await.is_err() {
+            tracing::warn!("some connections were still open after {} s", GRACE.as_secs());
+            self.server.abort();
         }
         self.tasks.shutdown().await;
     }
@@ -234,7 +231,7 @@ fn readiness(store: Arc<Store>, issuance: Arc<Issuance>) -> http::Readiness {
 
 async fn tidy(store: Arc<Store>, clock: Clock, keep: Duration) {
     loop {
-        tokio::time::sleep(Duration::from_secs(60)).await;
+        tokio::time::sleep(Duration::from_mins(1)).await;
         let now = clock.seconds();
         if let Err(error) = store.tidy(now, now.saturating_sub(keep.as_secs())).await {
             tracing::warn!(%error, "housekeeping in the store failed; trying again in a minute");

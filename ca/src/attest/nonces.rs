@@ -8,7 +8,7 @@ use std::{
 };
 
 /// How long a nonce is good.
-pub const LIFETIME: Duration = Duration::from_secs(60);
+pub const LIFETIME: Duration = Duration::from_mins(1);
 /// Length of a nonce in bytes: 8 of time (ms since the epoch), 8 random, 16 of MAC.
 pub const LENGTH: usize = 32;
 /// Used nonces remembered for each minute; more are refused. Ten thousand issuances a second, at 16 bytes each.

@@ -3,8 +3,11 @@
 use super::StoreError;
 use crate::metrics::Metrics;
 use rusqlite::{Connection, TransactionBehavior};
-use std::{sync::Arc, thread, time::Instant};
-use tokio::sync::{mpsc, oneshot};
+use std::{sync::Arc, thread};
+use tokio::{
+    sync::{mpsc, oneshot},
+    time::Instant,
+};
 
 /// Changes that may wait before askers are held back.
 const QUEUE: usize = 4096;
@@ -75,7 +78,7 @@ fn serve(mut connection: Connection, mut queue: mpsc::Receiver<Change>, metrics:
         let began = Instant::now();
         let mut answers = Vec::with_capacity(GROUP);
         let committed = commit(&mut connection, first, &mut queue, &mut answers);
-        metrics.store_committed(answers.len(), Instant::now() - began, committed.is_ok());
+        metrics.store_committed(answers.len(), began.elapsed(), committed.is_ok());
         if let Err(error) = &committed {
             tracing::error!(%error, changes = answers.len(), "the store did not take a group of changes");
         }
