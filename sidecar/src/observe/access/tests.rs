@@ -83,7 +83,7 @@ fn a_json_record_says_the_same() {
     assert_eq!(record["source"], "10.77.0.3:40000");
     assert_eq!(record["destination"], "10.77.0.2:8080");
     assert_eq!(record["peer"], "spiffe://a.example/ns/shop/sa/checkout");
-    assert_eq!(record["verdict"]["rule"]["name"], "orders");
+    assert_eq!(record["verdict"]["rule"], "shop/orders");
     assert_eq!((&record["sent"], &record["received"]), (&json!(12), &json!(3456)));
     assert_eq!(record["seconds"], 1.234_567);
     assert_eq!(record["framing"], "pooled");
