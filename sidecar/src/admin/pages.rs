@@ -1,9 +1,9 @@
 //! The pages: what is in force and what is open right now, as JSON. Plain reads; nothing here holds the data path up for
 //! longer than copying a list.
 use super::{Door, Page, Readiness};
+use crate::live::{Direction, Live, Tunnel};
 use crate::observe::{AccessLog, Metrics, Present};
-use crate::path::Shared;
-use crate::path::live::{Direction, Live, Tunnel};
+use crate::shared::Shared;
 use crate::view::{Destination, Endpoint};
 use http::StatusCode;
 use rustls_pki_types::CertificateDer;
@@ -198,7 +198,7 @@ fn connection(live: &Live) -> Value {
         "own": tunnel.map(|t| t.own.as_str()),
         "sent": live.sent.load(Relaxed),
         "received": live.received.load(Relaxed),
-        "cut": live.cut.thrown().map(crate::path::live::CutReason::code),
+        "cut": live.cut.thrown().map(crate::live::CutReason::code),
     })
 }
 
@@ -211,7 +211,7 @@ fn tunnel(tunnel: &Tunnel) -> Value {
         "own": tunnel.own.as_str(),
         "proved_until": tunnel.deadline(),
         "prove_again_at": tunnel.prove_at(),
-        "cut": tunnel.cut.thrown().map(crate::path::live::CutReason::code),
+        "cut": tunnel.cut.thrown().map(crate::live::CutReason::code),
     })
 }
 

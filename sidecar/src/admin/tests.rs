@@ -1,7 +1,7 @@
 //! What the doors show, and that nothing can be changed or held up through them.
 use super::*;
+use crate::live::{Direction, Registry};
 use crate::observe::Metrics;
-use crate::path::live::{Direction, Registry};
 use crate::path::{Settings, Shared, socket};
 use crate::report::Reporter;
 use crate::view::View;

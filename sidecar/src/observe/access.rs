@@ -5,7 +5,7 @@
 //!
 //! A line is one line: whatever a peer sent, control characters are escaped (F18).
 use super::metrics::{name, word};
-use crate::path::record::Facts;
+use crate::record::Facts;
 use jiff::Timestamp;
 use serde_json::{Map, Value, json};
 use signet_enroll::settings::{LogFormat, OneLine};
@@ -141,7 +141,7 @@ fn text(ended: SystemTime, facts: &Facts) -> String {
     field("received", Some(&facts.received));
     field("seconds", Some(&format_args!("{:.3}", facts.duration.as_secs_f64())));
     field("group", some(facts.group.as_ref()));
-    field("framing", some(facts.framing.map(crate::path::tls::Framing::name).as_ref()));
+    field("framing", some(facts.framing.map(crate::tls::Framing::name).as_ref()));
     // The only words that may hold what a peer sent: in quotes, so that they cannot pass for a field.
     field("text", some(facts.text.as_ref().map(|text| format!("{text:?}")).as_ref()));
     line
@@ -168,7 +168,7 @@ fn json(ended: SystemTime, facts: &Facts) -> Value {
     field("received", json!(facts.received));
     field("seconds", json!((facts.duration.as_secs_f64() * 1e6).round() / 1e6));
     field("group", json!(facts.group));
-    field("framing", json!(facts.framing.map(crate::path::tls::Framing::name)));
+    field("framing", json!(facts.framing.map(crate::tls::Framing::name)));
     field("text", json!(facts.text));
     Value::Object(record)
 }

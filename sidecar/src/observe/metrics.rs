@@ -2,8 +2,8 @@
 //!
 //! Every label is a `&'static str`: it can only come from this program's own words, never from a peer's bytes, and the number
 //! of series is bounded by the program text (F14, F26).
-use crate::path::live::Direction;
-use crate::path::record::Facts;
+use crate::live::Direction;
+use crate::record::Facts;
 use prometheus_client::collector::Collector;
 use prometheus_client::encoding::{DescriptorEncoder, EncodeMetric as _};
 use prometheus_client::metrics::MetricType;

@@ -1,7 +1,7 @@
 //! What a record says, and that writing one never waits.
 use super::*;
-use crate::path::live::Direction;
-use crate::path::tls::Framing;
+use crate::live::Direction;
+use crate::tls::Framing;
 use signet_policy::{Decision, Reason, RuleKey, Verdict};
 use std::sync::Mutex;
 use std::sync::mpsc;
