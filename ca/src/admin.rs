@@ -112,5 +112,3 @@ pub struct Host {
     pub revoked_at: Option<u64>,
 }
 
-#[cfg(test)]
-mod tests;

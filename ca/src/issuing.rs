@@ -158,5 +158,3 @@ impl Issuing {
     }
 }
 
-#[cfg(test)]
-mod tests;

@@ -184,5 +184,3 @@ impl Upstream for LocalRoot {
     }
 }
 
-#[cfg(test)]
-mod tests;
