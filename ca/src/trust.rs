@@ -125,4 +125,3 @@ fn from_wire(wire: &wire::TrustState) -> Result<TrustState, StoreError> {
         },
     })
 }
-

@@ -75,7 +75,11 @@ async fn f25_missing_fields_and_both_sides_of_every_limit() {
         ("token of 256", RegisterRequest { join_token: sized(256), ..good.clone() }, Code::Unauthenticated),
         ("token of 257", RegisterRequest { join_token: sized(257), ..good.clone() }, Code::InvalidArgument),
         ("no key", RegisterRequest { host_public_key: vec![], ..good.clone() }, Code::InvalidArgument),
-        ("another kind of key", RegisterRequest { host_public_key: vec![1; 91], ..good.clone() }, Code::InvalidArgument),
+        (
+            "another kind of key",
+            RegisterRequest { host_public_key: vec![1; 91], ..good.clone() },
+            Code::InvalidArgument,
+        ),
         (
             "a key and one byte",
             RegisterRequest { host_public_key: [good.host_public_key.as_slice(), &[0]].concat(), ..good.clone() },
@@ -161,14 +165,19 @@ async fn a_uid_stays_with_its_identity_and_reserved_identities_need_control() {
         (create("spiffe://Example.org/ns/a/sa/b", "x", false), ""),
         (create(ORDERS, "two words", false), "workload uid"),
         (Request::CreateToken { identity: ORDERS.into(), uid: None, ttl_seconds: Some(0), control: false }, "seconds"),
-        (Request::CreateToken { identity: ORDERS.into(), uid: None, ttl_seconds: Some(86_401), control: false }, "seconds"),
+        (
+            Request::CreateToken { identity: ORDERS.into(), uid: None, ttl_seconds: Some(86_401), control: false },
+            "seconds",
+        ),
     ];
     for (request, want) in table {
         let error = ca.admin(request.clone()).await.expect_err(&format!("{request:?}"));
         assert!(error.contains(want), "{request:?}: {error}");
     }
     ca.admin(create(operator, "op", true)).await.unwrap();
-    ca.admin(Request::CreateToken { identity: ORDERS.into(), uid: None, ttl_seconds: Some(86_400), control: false }).await.unwrap();
+    ca.admin(Request::CreateToken { identity: ORDERS.into(), uid: None, ttl_seconds: Some(86_400), control: false })
+        .await
+        .unwrap();
     ca.stop().await;
 }
 

@@ -12,7 +12,8 @@ use std::{
 };
 use tokio::sync::Mutex;
 
-const LIMITS: &str = "[limits]\nper_workload = 100000\nper_workload_burst = 100000\nper_address = 100000\nper_address_burst = 100000\n";
+const LIMITS: &str =
+    "[limits]\nper_workload = 100000\nper_workload_burst = 100000\nper_address = 100000\nper_address_burst = 100000\n";
 
 /// The program, killed when it goes out of scope.
 struct Program {

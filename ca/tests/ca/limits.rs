@@ -119,11 +119,8 @@ async fn open_trust_streams_do_not_hold_up_a_stop() {
 async fn f18_a_message_beyond_the_limit_is_refused() {
     let ca = TestCa::start().await;
     let mut client = ca.client();
-    let request = signet_proto::ca::RegisterRequest {
-        join_token: "t".repeat(40 * 1024),
-        host_public_key: vec![],
-        proof: vec![],
-    };
+    let request =
+        signet_proto::ca::RegisterRequest { join_token: "t".repeat(40 * 1024), host_public_key: vec![], proof: vec![] };
     assert_eq!(client.register(request).await.unwrap_err().code(), Code::OutOfRange);
     ca.stop().await;
 }

@@ -59,7 +59,10 @@ async fn f1_no_session_ticket_is_sent() {
         .output()
         .unwrap();
     let text = String::from_utf8_lossy(&out.stdout).into_owned();
-    assert!(text.contains("BEGIN CERTIFICATE") && !text.contains("Session-ID-ctx") && !text.contains("TLS session ticket"), "{text}");
+    assert!(
+        text.contains("BEGIN CERTIFICATE") && !text.contains("Session-ID-ctx") && !text.contains("TLS session ticket"),
+        "{text}"
+    );
     ca.stop().await;
 }
 
@@ -78,7 +81,9 @@ async fn f8_f14_the_loopback_port_has_three_read_only_pages() {
     for path in ["/", "/debug/pprof", "/config", "/quitquitquit", "/metrics/../admin"] {
         assert!(page(path).await.unwrap().starts_with("HTTP/1.1 404"), "{path}");
     }
-    let post = tokio::task::spawn_blocking(move || plain(address, b"POST /healthz HTTP/1.1\r\nhost: ca\r\ncontent-length: 0\r\n\r\n"));
+    let post = tokio::task::spawn_blocking(move || {
+        plain(address, b"POST /healthz HTTP/1.1\r\nhost: ca\r\ncontent-length: 0\r\n\r\n")
+    });
     assert!(post.await.unwrap().starts_with(b"HTTP/1.1 405"));
     let dir = ca.dir.path().join("state");
     rusqlite::Connection::open(dir.join("state.db")).unwrap().execute_batch("DROP TABLE clock").unwrap();

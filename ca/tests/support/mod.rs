@@ -29,7 +29,8 @@ pub(crate) type Client = CertificateAuthorityClient<Channel>;
 pub(crate) const ORDERS: &str = "spiffe://example.org/ns/shop/sa/orders";
 pub(crate) const CHECKOUT: &str = "spiffe://example.org/ns/shop/sa/checkout";
 /// Two of three ports by the system's choice, so that tests run beside each other.
-const BASE: &str = "trust_domain = \"example.org\"\nlisten = \"127.0.0.1:0\"\nhealth = \"127.0.0.1:0\"\nstate_dir = \"state\"\n";
+const BASE: &str =
+    "trust_domain = \"example.org\"\nlisten = \"127.0.0.1:0\"\nhealth = \"127.0.0.1:0\"\nstate_dir = \"state\"\n";
 
 /// A running CA and the hand on its clock.
 pub(crate) struct TestCa {
@@ -165,11 +166,7 @@ impl Host {
     pub(crate) fn register_request(&self, token: &str) -> RegisterRequest {
         let public = self.key.public_key_der();
         let message = [b"signet register v1\0".as_slice(), &sha256(token.as_bytes()), &public].concat();
-        RegisterRequest {
-            join_token: token.into(),
-            proof: self.key.sign(&message).unwrap(),
-            host_public_key: public,
-        }
+        RegisterRequest { join_token: token.into(), proof: self.key.sign(&message).unwrap(), host_public_key: public }
     }
 
     pub(crate) async fn join(&self, client: &mut Client, token: &str) -> Result<RegisterResponse, Status> {
