@@ -6,12 +6,26 @@
 //!
 //! [`Credentials`]: signet_identity::Credentials
 
+mod ca;
+mod config;
 mod connect;
+mod enroller;
+mod schedule;
 mod serve;
 pub mod settings;
+mod state_dir;
+mod status;
+mod wire;
 
+pub use ca::CallError;
+pub use config::EnrollConfig;
 pub use connect::{ConnectError, Connector, channel, connector};
+pub use enroller::{EnrollError, Enroller};
+pub use schedule::{LONGEST_ASKED, LONGEST_RETRY, SHORTEST_RETRY};
 pub use serve::{Connection, ConnectionInfo, Counters, Incoming, Limits, caller, serve_tls, serve_tls_with};
+pub use state_dir::StateError;
+pub use status::Status;
+pub use wire::{WireError, trust_state_from_wire, trust_state_to_wire};
 
 /// An error with everything below it, in one line that may stand in a log: peers' bytes escaped, at most 400 characters.
 pub(crate) fn escaped(error: &(dyn std::error::Error + 'static)) -> String {
@@ -28,4 +42,14 @@ pub(crate) fn escaped(error: &(dyn std::error::Error + 'static)) -> String {
         next = source.source();
     }
     text.chars().flat_map(char::escape_debug).take(400).collect::<String>().replace("\\\"", "\"").replace("\\'", "'")
+}
+
+/// Lower-case hex.
+pub(crate) fn hex(bytes: &[u8]) -> String {
+    use std::fmt::Write;
+    bytes.iter().fold(String::with_capacity(bytes.len() * 2), |mut text, b| {
+        // Writing to a String cannot fail.
+        let _ = write!(text, "{b:02x}");
+        text
+    })
 }

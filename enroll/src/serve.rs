@@ -203,11 +203,10 @@ impl Door {
             }
             Ok(Err(error)) => {
                 self.counters.failed.fetch_add(1, Ordering::Relaxed);
-                match tls::rejection(&error) {
-                    Some(rejection) => {
-                        tracing::info!(%remote, code = rejection.code(), reason = %rejection, "peer refused");
-                    }
-                    None => tracing::debug!(%remote, error = escaped(&error), "handshake failed"),
+                if let Some(rejection) = tls::rejection(&error) {
+                    tracing::info!(%remote, code = rejection.code(), reason = %rejection, "peer refused");
+                } else {
+                    tracing::debug!(%remote, error = escaped(&error), "handshake failed");
                 }
                 None
             }
