@@ -40,11 +40,11 @@ fn main() {
     println!("certificates_per_second {rate:.0}");
     println!("p50_ms {:.1}", at(500).as_secs_f64() * 1000.0);
     println!("p99_ms {:.1}", at(990).as_secs_f64() * 1000.0);
-    let journaled: usize = ca
+    let journaled: u32 = ca
         .database()
         .query_row("SELECT count(*) FROM journal WHERE attestor = 'host-key'", [], |row| row.get(0))
         .unwrap();
-    assert!(journaled >= times.len(), "{} certificates, {journaled} journal entries", times.len());
+    assert!(journaled as usize >= times.len(), "{} certificates, {journaled} journal entries", times.len());
     server.block_on(ca.stop());
 }
 

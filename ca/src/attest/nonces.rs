@@ -87,7 +87,7 @@ impl Nonces {
 mod tests {
     use super::*;
 
-    const START: Duration = Duration::from_secs(1_800_000_000);
+    const START: Duration = Duration::from_hours(2);
 
     fn later(ms: u64) -> Duration {
         START + Duration::from_millis(ms)

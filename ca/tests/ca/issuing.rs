@@ -213,6 +213,9 @@ async fn the_issuing_ca_is_replaced_without_an_interruption_and_no_leaf_outlives
     ca.stop().await;
 }
 
+/// Identity, UID, attestor, host key, end, trust sequence held.
+type JournalRow = (String, String, String, String, i64, i64);
+
 #[tokio::test(flavor = "multi_thread")]
 async fn every_certificate_is_in_the_journal_with_what_the_holder_held() {
     let ca = TestCa::start().await;
@@ -222,8 +225,7 @@ async fn every_certificate_is_in_the_journal_with_what_the_holder_held() {
     let request = IssueRequest { trust_sequence_held: 5, ..host.issue_request(&fresh, csr()) };
     let issued = client.issue(request).await.unwrap().into_inner();
     let leaf = verify::parse_leaf(&der(&issued.chain)[0]).unwrap();
-    type Row = (String, String, String, String, i64, i64);
-    let row: Row = ca
+    let row: JournalRow = ca
         .database()
         .query_row(
             "SELECT identity, uid, attestor, host_key, not_after, trust_held FROM journal WHERE serial = ?1",

@@ -1,7 +1,8 @@
 //! Rates and bounds, over the wire.
 use crate::support::{CHECKOUT, ORDERS, TestCa, nonce};
 use signet_proto::ca::{ChallengeRequest, WatchTrustRequest};
-use std::time::{Duration, Instant};
+use std::time::Duration;
+use tokio::time::Instant;
 use tonic::Code;
 
 #[tokio::test(flavor = "multi_thread")]

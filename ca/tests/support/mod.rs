@@ -64,7 +64,7 @@ impl TestCa {
             let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap();
             let shift = hand.load(Ordering::Relaxed);
             let by = Duration::from_secs(shift.unsigned_abs());
-            if shift < 0 { now - by } else { now + by }
+            if shift < 0 { now.saturating_sub(by) } else { now + by }
         });
         let config = Config::read(&write_config(dir.path(), more)).unwrap();
         let running = program::start(config, clock).await?;
