@@ -278,7 +278,7 @@ async fn a_stream_has_a_longest_age_and_the_next_comes_over_a_new_handshake() {
     credentials.set_svid(world.authority.svid(&world.authority.id("shop", "a"), Some("uid-b")));
     let (say, said) = mpsc::channel(1);
     say.send(hello(None)).await.unwrap();
-    let again = client.attach(ReceiverStream::new(said)).await.err().expect("no new handshake was made");
+    let again = client.attach(ReceiverStream::new(said)).await.expect_err("no new handshake was made");
     assert_eq!(again.code(), Code::PermissionDenied, "{again}");
 }
 

@@ -1,4 +1,5 @@
 //! Design section 7: what happens when things fail. Each row that has no Kubernetes in it, and `kill -9` of each program.
+#![allow(clippy::unwrap_used, reason = "a test ends where something is not as it must be")]
 use signet::demo::{
     mesh::{Family, Join, Mesh, Workload},
     process::{Signal, wait_for},
@@ -51,7 +52,7 @@ fn while_the_operator_is_away_new_destinations_inside_the_mesh_are_refused_after
     mesh.operator.take().unwrap().kill();
     let start = Instant::now();
     assert!(reaches(&checkout.machine, other.v4, 8080).is_err(), "unknown is not unmeshed");
-    let took = Instant::now() - start;
+    let took = Instant::now().duration_since(start);
     assert!((Duration::from_secs(4)..Duration::from_secs(8)).contains(&took), "refused after {took:?}");
 }
 
@@ -149,7 +150,7 @@ fn kill_9_of_the_ca_at_any_moment_lets_every_token_be_used_at_most_once_and_hand
         names.push(workload);
     }
     for workload in &mut names {
-        workload.ready(Duration::from_secs(60)).unwrap();
+        workload.ready(Duration::from_mins(1)).unwrap();
     }
     let mut serials: Vec<String> = names
         .iter()

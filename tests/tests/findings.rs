@@ -1,5 +1,6 @@
 //! Tests named after `F` ids: what others got wrong and needs more than one program to see. The rest of the list is tested in
 //! the crate that it concerns, F17 and F1 in `tunnel_with_outside_peers`, F22, F34 and F39 in `faults`, F38 in `rotation`.
+#![allow(clippy::unwrap_used, reason = "a test ends where something is not as it must be")]
 use signet::demo::{
     mesh::{Mesh, Workload},
     process::{Process, wait_for},

@@ -1,5 +1,6 @@
 //! The tunnel spoken by programs that we did not write: curl and openssl as callers, openssl as the one that is called. Their
 //! certificates are made by openssl below the mesh's root, good ones and ones with exactly one fault.
+#![allow(clippy::unwrap_used, reason = "a test ends where something is not as it must be")]
 use signet::demo::{
     mesh::{Join, Mesh, TRUST_DOMAIN, Workload, workload_document},
     process::{Process, wait_for},

@@ -166,7 +166,7 @@ impl Mesh {
         let token = self.world.dir().join("operator/token");
         if !token.exists() {
             let identity = format!("spiffe://{TRUST_DOMAIN}/ns/signet-system/sa/signet-operator");
-            let text = self.token(&["--identity", &identity, "--reserved"])?;
+            let text = self.token(&["--identity", &identity, "--control"])?;
             secret(&token, &text, 0)?;
         }
         let documents = self.documents();
@@ -250,7 +250,7 @@ impl Mesh {
             self.options.ca
         );
         let operator = format!(
-            "trust_domain = \"{TRUST_DOMAIN}\"\nlisten = \"0.0.0.0:15010\"\n{}\n{}",
+            "mesh_ranges = [\"10.77.0.0/16\", \"fd77::/64\"]\n{}\n{}",
             self.options.operator,
             ca_table(
                 hub.into(),

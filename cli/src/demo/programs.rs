@@ -88,24 +88,24 @@ fn first_that_serves(
     kind: &str,
     candidates: Vec<(&'static str, Command)>,
 ) -> anyhow::Result<(&'static str, Process)> {
-    let mut said = String::new();
+    let mut said = Vec::new();
     for (name, command) in candidates {
         let file = name.split_whitespace().next().unwrap_or(name);
         let mut process = machine.spawn(file, command)?;
         let own = (IpAddr::from(machine.v4), port).into();
-        let up = wait_for(&format!("{name} listens"), Duration::from_secs(5), || match process.ended() {
-            Some(_) => Some(false),
-            None => {
-                let reached = machine.enter(|| TcpStream::connect_timeout(&own, Duration::from_millis(200)));
-                reached.is_ok_and(|r| r.is_ok()).then_some(true)
+        let up = wait_for(&format!("{name} listens"), Duration::from_secs(5), || {
+            if process.ended().is_some() {
+                return Some(false);
             }
+            let reached = machine.enter(|| TcpStream::connect_timeout(&own, Duration::from_millis(200)));
+            reached.is_ok_and(|r| r.is_ok()).then_some(true)
         });
         if let Ok(true) = up {
             return Ok((name, process));
         }
-        said.push_str(&format!("{name}: {}\n", process.log().trim()));
+        said.push(format!("{name}: {}", process.log().trim()));
     }
-    bail!("this machine has no {kind} that starts\n{said}")
+    bail!("this machine has no {kind} that starts\n{}", said.join("\n"))
 }
 
 /// Where a program lies.

@@ -65,9 +65,10 @@ pub(super) fn furnish(names: &[(std::net::IpAddr, &str)]) -> anyhow::Result<u32>
     for dir in [SCRATCH, "/run/netns", "/run/sshd"] {
         fs::create_dir_all(dir).with_context(|| format!("making {dir}"))?;
     }
-    let hosts: String = names.iter().map(|(address, name)| format!("{address} {name}\n")).collect();
+    let mut hosts = vec!["127.0.0.1 localhost".to_owned()];
+    hosts.extend(names.iter().map(|(address, name)| format!("{address} {name}")));
     let file = Path::new(SCRATCH).join("hosts");
-    fs::write(&file, format!("127.0.0.1 localhost\n{hosts}"))?;
+    fs::write(&file, hosts.join("\n") + "\n")?;
     let file = file.to_str().context("a path in UTF-8")?;
     mount(&["--bind", file, "/etc/hosts"])?;
     Ok(outside)

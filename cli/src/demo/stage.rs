@@ -6,6 +6,7 @@ use std::io::{IsTerminal as _, Write as _};
 /// Where the demo is told.
 #[derive(Debug)]
 pub(super) struct Stage {
+    out: std::io::Stdout,
     colour: bool,
     step: u32,
 }
@@ -13,7 +14,8 @@ pub(super) struct Stage {
 impl Stage {
     /// Standard output; in colours when it is a terminal and `NO_COLOR` is not set.
     pub(super) fn new() -> Self {
-        Self { colour: std::io::stdout().is_terminal() && std::env::var_os("NO_COLOR").is_none(), step: 0 }
+        let out = std::io::stdout();
+        Self { colour: out.is_terminal() && std::env::var_os("NO_COLOR").is_none(), out, step: 0 }
     }
 
     /// Begins a step: what is about to happen.
@@ -64,7 +66,7 @@ impl Stage {
     /// A line of its own.
     pub(super) fn line(&self, text: &str) {
         // Nobody is left to tell when standard output is closed.
-        let _ = writeln!(std::io::stdout(), "{text}");
+        let _ = writeln!(self.out.lock(), "{text}");
     }
 
     fn paint(&self, text: &str, style: Style) -> String {

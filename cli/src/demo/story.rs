@@ -53,7 +53,7 @@ pub(super) fn tell(stage: &mut Stage, programs: &Path, keep: bool) -> anyhow::Re
     rotation(stage, &cast, &mut session)?;
     ca_away(stage, &mut cast, &mut session)?;
     rule_edited(stage, &cast, &mut session)?;
-    stage.line(&format!("\nEvery claim held, in {} s.", (Instant::now() - began).as_secs()));
+    stage.line(&format!("\nEvery claim held, in {} s.", Instant::now().duration_since(began).as_secs()));
     if keep {
         keep_running(stage, &cast, outside);
     }
@@ -100,7 +100,7 @@ fn before_the_mesh(stage: &mut Stage, programs: &Path) -> anyhow::Result<Cast> {
     let orders = mesh.join_machine(orders, &joins("orders", &PORTS))?;
     let checkout = mesh.join_machine(checkout, &joins("checkout", &[]))?;
     let reports = mesh.join_machine(reports, &joins("reports", &[]))?;
-    let took = (Instant::now() - began).as_millis();
+    let took = Instant::now().duration_since(began).as_millis();
     stage.claim(true, &format!("CA, operator and three sidecars are ready, after {took} ms"))?;
     Ok(Cast { mesh, orders, checkout, reports, _servers: [http_server, first_server] })
 }
@@ -145,7 +145,7 @@ fn speaks_first(stage: &mut Stage, cast: &Cast) -> anyhow::Result<Process> {
     command.args(["-c", script]);
     let session = cast.checkout.machine.spawn("session", command)?;
     let line = wait_for("the server's greeting", SOON, || session.log().lines().next().map(str::to_owned))?;
-    let took = Instant::now() - began;
+    let took = Instant::now().duration_since(began);
     stage.shows(&line);
     stage.claim(took < Duration::from_secs(1), &format!("the greeting arrives after {} ms", took.as_millis()))?;
     Ok(session)
@@ -232,7 +232,7 @@ fn ca_away(stage: &mut Stage, cast: &mut Cast, session: &mut Process) -> anyhow:
     let away = Instant::now();
     let enough = traffic.so_far() + 20;
     wait_for("traffic without a CA", SOON, || {
-        (Instant::now() - away >= Duration::from_secs(3) && traffic.so_far() >= enough).then_some(())
+        (Instant::now().duration_since(away) >= Duration::from_secs(3) && traffic.so_far() >= enough).then_some(())
     })?;
     let before = serials(cast)?;
     stage.command("hub", "signet-ca run --config ca.toml");
@@ -260,7 +260,7 @@ fn rule_edited(stage: &mut Stage, cast: &Cast, session: &mut Process) -> anyhow:
     let edited = Instant::now();
     cast.mesh.write("orders-rule.yaml", &format!("{narrowed}---\n{nobody}"))?;
     session.wait(SOON)?;
-    let took = Instant::now() - edited;
+    let took = Instant::now().duration_since(edited);
     let last = session.log().lines().last().unwrap_or_default().to_owned();
     stage.shows(&last);
     stage.claim(took < Duration::from_secs(5), &format!("the session is cut after {} ms", took.as_millis()))?;

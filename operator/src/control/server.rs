@@ -23,10 +23,10 @@ pub async fn serve(
     stop: impl Future<Output = ()>,
 ) -> Result<(), tonic::transport::Error> {
     let incoming = serve_tls(listener, credentials, ClientAuth::Required);
-    let longest = hub.limits.max_age.mul_f64(1.25);
     Server::builder()
+        // No `max_connection_age_grace`: with it tonic 0.14.9 never says goodbye, but waits for both times and then cuts
+        // (`connection_timeout_future`). Streams have a longest age of their own.
         .max_connection_age(hub.limits.takes_streams)
-        .max_connection_age_grace(longest)
         .max_concurrent_streams(STREAMS_PER_CONNECTION)
         .http2_keepalive_interval(Some(Duration::from_secs(15)))
         .http2_keepalive_timeout(Some(Duration::from_secs(15)))

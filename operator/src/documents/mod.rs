@@ -17,6 +17,7 @@ pub use directory::{Directory, Stamp, look, read_directory};
 pub(crate) use kinds::selects;
 pub use kinds::{Documents, Key, Labels, NamedPort, Posture, Rule, Service, ServicePort, Sourced, Who, Workload};
 pub use read::Reading;
+pub(crate) use read::egress_word;
 
 use std::fmt;
 use std::sync::Arc;
