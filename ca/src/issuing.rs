@@ -157,6 +157,3 @@ impl Issuing {
         }
     }
 }
-
-#[cfg(test)]
-mod tests;

@@ -24,14 +24,22 @@ pub(super) struct Writer {
     changes: mpsc::Sender<Change>,
 }
 
+/// Resolves when the thread has ended and its connection is closed.
+pub type Closed = oneshot::Receiver<()>;
+
 impl Writer {
-    pub(super) fn start(connection: Connection, metrics: Metrics) -> Result<Self, StoreError> {
+    pub(super) fn start(connection: Connection, metrics: Metrics) -> Result<(Self, Closed), StoreError> {
         let (changes, queue) = mpsc::channel(QUEUE);
+        let (closing, closed) = oneshot::channel();
         thread::Builder::new()
             .name("store".into())
-            .spawn(move || serve(connection, queue, &metrics))
+            .spawn(move || {
+                serve(connection, queue, &metrics);
+                // Whoever waits hears of it by this end being gone, too.
+                let _ = closing.send(());
+            })
             .map_err(|error| StoreError::Content(format!("the writer's thread did not start: {error}")))?;
-        Ok(Self { changes })
+        Ok((Self { changes }, closed))
     }
 
     pub(super) async fn run<T, E>(
