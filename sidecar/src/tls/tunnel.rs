@@ -134,7 +134,10 @@ impl Tls {
 pub fn is_alert(error: &io::Error) -> bool {
     let alert = error.get_ref().and_then(|inner| inner.downcast_ref::<rustls::Error>());
     matches!(alert, Some(rustls::Error::AlertReceived(_)))
-        || matches!(error.kind(), io::ErrorKind::UnexpectedEof | io::ErrorKind::ConnectionReset)
+        || matches!(
+            error.kind(),
+            io::ErrorKind::UnexpectedEof | io::ErrorKind::ConnectionReset | io::ErrorKind::ConnectionAborted
+        )
 }
 
 fn group_name(group: rustls::NamedGroup) -> &'static str {
