@@ -130,6 +130,14 @@ impl AsyncWrite for Stream {
 
 impl Side for Stream {
     const NAME: &'static str = "peer";
+    const WAKES: bool = true;
+    fn broken(&mut self, cx: &mut Context<'_>) -> Option<io::Error> {
+        match self.send.poll_reset(cx) {
+            Poll::Pending => None,
+            Poll::Ready(Ok(reason)) => Some(broken(reason.into())),
+            Poll::Ready(Err(error)) => Some(broken(error)),
+        }
+    }
     fn abort(&mut self) {
         self.send.send_reset(Reason::CANCEL);
     }

@@ -181,6 +181,10 @@ impl AsyncWrite for Tls {
 impl Side for Tls {
     const NAME: &'static str = "peer";
     const READ: usize = BUFFER;
+    fn broken(&mut self, _: &mut Context<'_>) -> Option<io::Error> {
+        // What the kernel does not tell about a socket is no fault of the connection.
+        self.records.tcp().take_error().ok().flatten()
+    }
     fn abort(&mut self) {
         // A socket that is gone already cannot be reset, and need not be.
         drop(self.records.tcp().set_zero_linger());
