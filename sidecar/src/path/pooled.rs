@@ -260,7 +260,7 @@ impl Pool {
 
     async fn dial(path: &Rc<Path>, target: &Target<'_>, key: &Key, peer: &Rc<Peer>) -> Result<Picked, Refusal> {
         let (tls, proven) = outbound::dial_tunnel(&path.shared, target, Framing::Pooled).await?;
-        let (group, no_new_streams_at) = (proven.group, proven.validity().no_new_streams_at());
+        let (group, no_new_streams_at) = (proven.group, proven.validity().no_new_streams_at);
         let tunnel = Arc::new(proven.into_tunnel(key.address, true));
         let tunnel = Rc::new(path.shared.live.hold(tunnel));
         let (requests, connection) =
