@@ -149,6 +149,10 @@ impl Shared {
             && (is_local_only(to.ip()) || self.view.state().is_none_or(|state| state.addresses.contains(&to.ip())))
     }
 
+    pub fn is_own_address(&self, address: IpAddr) -> bool {
+        self.view.state().is_some_and(|state| state.addresses.contains(&address))
+    }
+
     pub fn is_own_uid(&self, uid: Option<&WorkloadUid>) -> bool {
         uid.is_some() && self.credentials.svid().as_ref().and_then(|svid| svid.uid()) == uid
     }
