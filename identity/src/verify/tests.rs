@@ -236,7 +236,7 @@ fn v6_an_empty_bundle_trusts_nothing() {
 fn a_root_that_is_out_of_date_is_refused_and_does_not_hide_one_that_is_not() {
     let mut ca = Authority::new("prod.example");
     let mut old = ca_params(&ca.trust_domain, "old root", None);
-    old.not_after = old.not_before + Duration::from_secs(60);
+    old.not_after = old.not_before + Duration::from_mins(1);
     let expired = Signer::root(old);
     let between = expired.below(ca_params(&ca.trust_domain, "issuing", Some(0)));
     let good_root = std::mem::replace(&mut ca.root, expired);
