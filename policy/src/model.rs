@@ -1,14 +1,18 @@
-//! The `AllowRule` as users write it and as Kubernetes will hold it (design section 5). Serde types only; what they mean is
-//! checked in `validate`.
+//! The `AllowRule` as users write it and as Kubernetes will hold it (design section 5). Plain types; reading a document is the
+//! work of `validate`, and deserializing an `AllowRule` calls it, so that there is no way around the checks.
+use crate::validate::{Reading, read};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 
 /// `signet.dev/v1alpha1`.
 pub const API_VERSION: &str = "signet.dev/v1alpha1";
 
+/// `AllowRule`.
+pub const KIND: &str = "AllowRule";
+
 /// One rule. Rules only allow; a port with at least one `Enforce` rule admits exactly what its rules match.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase")]
+#[serde(rename_all = "camelCase", try_from = "serde_json::Value")]
 pub struct AllowRule {
     /// `signet.dev/v1alpha1`
     pub api_version: String,
@@ -18,6 +22,20 @@ pub struct AllowRule {
     pub metadata: Metadata,
     /// The rule.
     pub spec: Spec,
+}
+
+impl TryFrom<serde_json::Value> for AllowRule {
+    type Error = String;
+
+    /// Every problem of the document in one line.
+    fn try_from(document: serde_json::Value) -> Result<Self, String> {
+        match read(&document) {
+            Reading::Rule(rule) => Ok(rule),
+            Reading::GuardOnly { problems, .. } | Reading::Refused { problems } => {
+                Err(problems.iter().map(ToString::to_string).collect::<Vec<_>>().join("; "))
+            }
+        }
+    }
 }
 
 /// The parts of Kubernetes' metadata that matter here.
@@ -38,6 +56,7 @@ pub struct Metadata {
 
 /// What a rule protects, whom it admits, and whether it is in force.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct Spec {
     /// What is protected.
     pub target: Target,
@@ -53,7 +72,7 @@ pub struct Spec {
 
 /// Exactly one of `service`, `podSelector` and `all`.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase")]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct Target {
     /// The workloads that this Service of the same namespace selects.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -81,7 +100,7 @@ pub enum PortRef {
 
 /// Kubernetes' label selector.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase")]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct Selector {
     /// All of these.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
@@ -93,6 +112,7 @@ pub struct Selector {
 
 /// One requirement of a selector.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct Expression {
     /// The label.
     pub key: String,
@@ -106,7 +126,7 @@ pub struct Expression {
 /// One kind of caller. Exactly one form: `serviceAccount` (with or without `namespace`), `namespace` alone, `identity`,
 /// `anyAuthenticated`, `unauthenticated`.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase")]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct From {
     /// The caller's namespace; absent with `serviceAccount`: the rule's own.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -127,6 +147,7 @@ pub struct From {
 
 /// Plaintext callers by address.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct Unauthenticated {
     /// At least one network in CIDR form.
     pub cidrs: Vec<String>,
@@ -134,6 +155,7 @@ pub struct Unauthenticated {
 
 /// Which requests of HTTP: reserved.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct Http {
     /// Any of these; absent: every method.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -145,6 +167,7 @@ pub struct Http {
 
 /// A path: exactly one of the two.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct Path {
     /// Whole segments from the front.
     #[serde(default, skip_serializing_if = "Option::is_none")]

@@ -146,6 +146,8 @@ mod tests {
     }
 
     proptest! {
+        #![proptest_config(ProptestConfig::with_cases(1000))]
+
         #[test]
         fn finds_exactly_the_networks_that_hold_an_address(nets in prop::collection::vec(net(), 0..40), ips in prop::collection::vec(ip(), 20)) {
             let entries = nets.iter().enumerate().map(|(at, net)| (*net, vec![at]));

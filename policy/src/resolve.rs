@@ -87,3 +87,6 @@ impl Target {
         Ports::These(ports)
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -21,7 +21,7 @@ use crate::compile::{Posture, RuleKey, WorkloadRule};
 use crate::name::Name;
 use crate::networks::Networks;
 use crate::ports::{Merge, PerPort};
-use crate::verdict::{Caller, Decision, Reason, Shadow, Verdict};
+use crate::verdict::{Caller, Decision, Reason, RuleRef, Verdict};
 use closest::Nearest;
 use std::collections::HashMap;
 use std::net::IpAddr;
@@ -35,7 +35,7 @@ pub struct Table(Option<Arc<Compiled>>);
 struct Compiled {
     posture: Posture,
     /// Sorted by name; a rule's number is its place here.
-    rules: Vec<Arc<RuleKey>>,
+    rules: Arc<[RuleKey]>,
     /// Why a rule admits nobody, by number.
     unusable: HashMap<u32, String>,
     ports: PerPort<Facts>,
@@ -139,7 +139,7 @@ impl Table {
 
     /// The rules that guard and admit nobody because they were refused or need a feature that this program lacks, and why;
     /// in the order of their names.
-    pub fn unusable(&self) -> Vec<(Arc<RuleKey>, String)> {
+    pub fn unusable(&self) -> Vec<(RuleRef, String)> {
         let Some(compiled) = &self.0 else { return Vec::new() };
         let mut found: Vec<_> = compiled.unusable.iter().collect();
         found.sort();
@@ -148,8 +148,8 @@ impl Table {
 }
 
 impl Compiled {
-    fn key(&self, number: u32) -> Option<Arc<RuleKey>> {
-        self.rules.get(number as usize).cloned()
+    fn key(&self, number: u32) -> Option<RuleRef> {
+        RuleRef::new(&self.rules, number)
     }
 
     fn judge(&self, caller: &Caller<'_>, port: u16) -> Verdict {
@@ -169,14 +169,16 @@ impl Compiled {
             Some(_) => self.refuse(caller, port, facts, World::Real),
             None => self.by_posture(caller),
         };
+        // Rules on trial can admit whom those in force refuse, and refuse whom the posture admits; nothing else differs.
         if facts.guard.audit != NO_RULE {
-            let shadow = if let Some(number) = admits.of(World::Shadow) {
-                (Decision::Allow, Reason::RuleMatched, self.key(number))
-            } else {
-                let refusal = self.refuse(caller, port, facts, World::Shadow);
-                (refusal.decision, refusal.reason, refusal.rule)
+            verdict.shadow = match (verdict.decision, admits.of(World::Shadow)) {
+                (Decision::Deny, Some(number)) => Some((Decision::Allow, Reason::RuleMatched, self.key(number))),
+                (Decision::Allow, None) => {
+                    let refusal = self.refuse(caller, port, facts, World::Shadow);
+                    Some((refusal.decision, refusal.reason, refusal.rule))
+                }
+                (Decision::Allow, Some(_)) | (Decision::Deny, None) => None,
             };
-            verdict.shadow = differing(verdict.decision, shadow);
         }
         verdict
     }
@@ -217,8 +219,4 @@ impl Compiled {
             (Posture::Deny, _) => Verdict::plain(Decision::Deny, Reason::PostureDeny),
         }
     }
-}
-
-fn differing(real: Decision, shadow: Shadow) -> Option<Shadow> {
-    (shadow.0 != real).then_some(shadow)
 }

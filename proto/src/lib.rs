@@ -1,6 +1,6 @@
 //! The wire between Signet's programs: `signet.ca.v1` (spoken by `enroll` and `ca`) and `signet.control.v1` (spoken by
 //! `sidecar` and `operator`). Generated from the protobuf files beside this crate; nothing here is written by hand.
-#![allow(clippy::pedantic, missing_docs, reason = "generated code")]
+#![allow(clippy::all, clippy::pedantic, missing_docs, reason = "generated code")]
 
 /// `signet.ca.v1`: how a workload is attested, gets certificates and follows the trust state.
 pub mod ca {

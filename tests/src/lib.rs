@@ -1,1 +1,54 @@
-//! Helpers of the tests that need more than one program.
+//! Helpers of the tests that need more than one program. The network and the mesh come from `signet::demo`, so that demo and
+//! tests stand on the same ground; here are the applications on it, and certificates made by a tool that is not ours.
+pub mod apps;
+pub mod openssl;
+pub mod outside;
+
+use signet::demo::mesh::{Family, Join, Mesh, Options, Workload};
+use std::{path::PathBuf, time::Duration};
+
+/// Long enough for anything that should happen at once, on a machine that does much else.
+pub const SOON: Duration = Duration::from_secs(10);
+/// Both address families.
+pub const FAMILIES: [Family; 2] = [Family::V4, Family::V6];
+
+/// Where the programs under test lie: `make test` builds them with `--profile fast`, beside what cargo builds for the tests.
+pub fn programs() -> PathBuf {
+    let mut dir = std::env::current_exe().expect("a test knows its own path");
+    // target/debug/deps/<test>
+    dir.pop();
+    dir.pop();
+    dir.pop();
+    let dir = dir.join("fast");
+    assert!(
+        dir.join("signet").exists(),
+        "{} is not there: cargo build --profile fast --bins",
+        dir.join("signet").display()
+    );
+    dir
+}
+
+/// The usual mesh.
+pub fn mesh() -> Mesh {
+    mesh_with(|_| {})
+}
+
+/// A mesh that differs from the usual.
+pub fn mesh_with(change: impl FnOnce(&mut Options)) -> Mesh {
+    let mut options = Options::new(&programs());
+    change(&mut options);
+    Mesh::start(options).expect("CA and operator start")
+}
+
+/// A workload of the namespace `shop` whose service account has its own name, joined and ready.
+pub fn join(mesh: &mut Mesh, name: &str, ports: &[(&str, u16)]) -> Workload {
+    mesh.join(&Join { name, namespace: "shop", service_account: name, ports }).expect("the workload joins")
+}
+
+/// The usual pair: `checkout` may call `orders` on port 8080.
+pub fn pair(mesh: &mut Mesh) -> (Workload, Workload) {
+    let orders = join(mesh, "orders", &[("http", 8080)]);
+    let checkout = join(mesh, "checkout", &[]);
+    mesh.allow("shop", "orders", &[8080], &["checkout"]).expect("the rule is written");
+    (checkout, orders)
+}

@@ -1,4 +1,5 @@
 //! The ground that the other tests stand on: namespaces are joined, a capture sees what passes, and nothing is left behind.
+#![allow(clippy::unwrap_used, reason = "a test ends where something is not as it must be")]
 use signet::demo::{process::wait_for, wire, world::World};
 use std::{
     io::{Read as _, Write as _},
@@ -56,7 +57,7 @@ fn a_world_that_is_dropped_leaves_no_name_no_process_and_no_file() {
     let sleeper = a.spawn("sleep", orphan).unwrap();
     let (pid, dir, name) = (sleeper.pid(), world.dir().to_owned(), a.name().to_owned());
     // The world must end it, not the handle.
-    std::mem::forget(sleeper);
+    let _forgotten = std::mem::ManuallyDrop::new(sleeper);
     drop(world);
     assert!(!dir.exists());
     assert!(!Path::new("/run/netns").join(name).exists());

@@ -1,0 +1,170 @@
+//! The configuration file of `signet-ca`; every key, its default and its bounds. Read once, before any socket is opened.
+use crate::{limits::Rate, root};
+use signet_enroll::settings::{File, LogSettings, Problems, Table};
+use signet_identity::{SpiffeId, TrustDomain, profile};
+use std::{
+    net::SocketAddr,
+    path::{Path, PathBuf},
+    thread,
+    time::Duration,
+};
+
+/// Where the state lies unless the file says otherwise.
+pub const DEFAULT_STATE_DIR: &str = "/var/lib/signet-ca";
+
+/// Everything that can be set.
+#[derive(Debug, Clone)]
+pub struct Config {
+    /// `trust_domain`: whose identities are issued.
+    pub trust_domain: TrustDomain,
+    /// `control_namespace`: where the reserved identities lie; `signet-system`.
+    pub control_namespace: String,
+    /// `listen`: gRPC over TLS; `0.0.0.0:15012`.
+    pub listen: SocketAddr,
+    /// `health`: `/healthz`, `/readyz`, `/metrics`, on loopback; `127.0.0.1:15022`.
+    pub health: SocketAddr,
+    /// `state_dir`: root key and store; `/var/lib/signet-ca`.
+    pub state_dir: PathBuf,
+    /// `admin_socket`: for `signet token`; `admin.sock` in the state directory.
+    pub admin_socket: PathBuf,
+    /// `[lifetimes]`.
+    pub lifetimes: Lifetimes,
+    /// `[limits]`.
+    pub limits: Limits,
+    /// `[log]`.
+    pub log: LogSettings,
+}
+
+/// `[lifetimes]`: durations of whole seconds.
+#[derive(Debug, Clone, Copy)]
+pub struct Lifetimes {
+    /// `leaf`: `1h`.
+    pub leaf: Duration,
+    /// `issuing`: `7d`; replaced at two thirds.
+    pub issuing: Duration,
+    /// `root`: `365d`; counts when a root is made.
+    pub root: Duration,
+    /// `join_token`: `10m`, unless a token is made with another.
+    pub join_token: Duration,
+    /// `journal`: how long an entry is kept after its certificate's end; `7d`.
+    pub journal: Duration,
+}
+
+/// `[limits]`.
+#[derive(Debug, Clone, Copy)]
+pub struct Limits {
+    /// `signing`: requests whose signatures are worked on at the same time; the number of processors.
+    pub signing: usize,
+    /// `waiting`: requests that may wait for that; 1024.
+    pub waiting: usize,
+    /// `per_workload`, `per_workload_burst`: certificates for one workload a second and at once; 5 and 50.
+    pub workload: Rate,
+    /// `per_address`, `per_address_burst`: calls without attestation from one address a second and at once; 200 and 1000.
+    pub address: Rate,
+    /// `failures`, `failures_burst`: proofs from one address that did not verify, a second and at once; 5 and 50.
+    pub failures: Rate,
+    /// `watches`: open trust streams; 20000.
+    pub watches: usize,
+}
+
+impl Config {
+    /// Reads the file; all its problems at once.
+    pub fn read(path: &Path) -> Result<Self, Problems> {
+        Self::from_file(File::open(path)?)
+    }
+
+    fn from_file(mut file: File) -> Result<Self, Problems> {
+        let mut top = file.root();
+        let trust_domain: Option<TrustDomain> = top.required("trust_domain", "a trust domain such as example.org");
+        let control_namespace = top.or("control_namespace", "signet-system".to_owned(), "a namespace");
+        let listen = top.or("listen", SocketAddr::from(([0, 0, 0, 0], 15012)), "an address such as 0.0.0.0:15012");
+        let health = top.or("health", SocketAddr::from(([127, 0, 0, 1], 15022)), "an address such as 127.0.0.1:15022");
+        let health = health
+            .filter(|address| top.check("health", address.ip().is_loopback(), "a loopback address: it is plaintext"));
+        let state_dir = top.or("state_dir", PathBuf::from(DEFAULT_STATE_DIR), "a directory");
+        let admin_socket: Option<Option<PathBuf>> = top.optional("admin_socket", "the path of a Unix socket");
+        if let (Some(td), Some(namespace)) = (&trust_domain, &control_namespace) {
+            let fits = SpiffeId::workload(td, namespace, "signet-ca").is_ok();
+            top.check("control_namespace", fits, "a namespace of a-z A-Z 0-9 . _ -");
+        }
+        let lifetimes = lifetimes(&mut top.table("lifetimes"));
+        let limits = limits(&mut top.table("limits"));
+        let log = LogSettings::read(&mut top.table("log"));
+        file.finish(|| {
+            let state_dir = state_dir?;
+            Some(Self {
+                trust_domain: trust_domain?,
+                control_namespace: control_namespace?,
+                listen: listen?,
+                health: health?,
+                admin_socket: admin_socket?.unwrap_or_else(|| state_dir.join("admin.sock")),
+                state_dir,
+                lifetimes: lifetimes?,
+                limits: limits?,
+                log: log?,
+            })
+        })
+    }
+}
+
+impl Lifetimes {
+    /// What the root and the issuing CAs need of them.
+    pub fn authorities(&self) -> root::Lifetimes {
+        root::Lifetimes { root: self.root, issuing: self.issuing }
+    }
+}
+
+fn lifetimes(table: &mut Table<'_>) -> Option<Lifetimes> {
+    let leaf = seconds(table, "leaf", profile::LEAF_LIFETIME);
+    let issuing = seconds(table, "issuing", profile::ISSUING_LIFETIME);
+    let root = seconds(table, "root", profile::ROOT_LIFETIME);
+    let join_token = seconds(table, "join_token", Duration::from_mins(10));
+    let journal = seconds(table, "journal", Duration::from_hours(7 * 24));
+    if let (Some(leaf), Some(issuing), Some(root)) = (leaf, issuing, root) {
+        // A leaf that outlives what is left of its issuer is cut short; with a third left, it never is.
+        table.check("issuing", issuing >= leaf * 3, "at least three times the life of a leaf");
+        table.check("root", root > issuing, "longer than the life of an issuing CA");
+    }
+    if let Some(token) = join_token {
+        table.check("join_token", token <= MAX_TOKEN_LIFETIME, "at most 24h: a token is for joining now");
+    }
+    Some(Lifetimes { leaf: leaf?, issuing: issuing?, root: root?, join_token: join_token?, journal: journal? })
+}
+
+/// The longest life that a join token is given.
+pub const MAX_TOKEN_LIFETIME: Duration = Duration::from_hours(24);
+
+/// Certificates count whole seconds.
+fn seconds(table: &mut Table<'_>, key: &str, default: Duration) -> Option<Duration> {
+    let want = "a duration of whole seconds such as \"1h\", at least \"2s\"";
+    let found: Duration = table.or(key, default, want)?;
+    let fits = found.subsec_nanos() == 0 && found.as_secs() >= 2 && found <= Duration::from_hours(24 * 365 * 30);
+    table.check(key, fits, want).then_some(found)
+}
+
+fn limits(table: &mut Table<'_>) -> Option<Limits> {
+    let processors = thread::available_parallelism().map_or(2, usize::from).clamp(1, 256);
+    let signing = table.ranged("signing", processors, 1..=256);
+    let waiting = table.ranged("waiting", 1024_usize, 0..=1_000_000);
+    let workload = rate(table, "per_workload", "per_workload_burst", Rate { per_second: 5, burst: 50 });
+    let address = rate(table, "per_address", "per_address_burst", Rate { per_second: 200, burst: 1000 });
+    let failures = rate(table, "failures", "failures_burst", Rate { per_second: 5, burst: 50 });
+    let watches = table.ranged("watches", 20_000_usize, 1..=1_000_000);
+    Some(Limits {
+        signing: signing?,
+        waiting: waiting?,
+        workload: workload?,
+        address: address?,
+        failures: failures?,
+        watches: watches?,
+    })
+}
+
+fn rate(table: &mut Table<'_>, per_second: &str, burst: &str, default: Rate) -> Option<Rate> {
+    let average = table.ranged(per_second, default.per_second, 1..=1_000_000_u32);
+    let burst = table.ranged(burst, default.burst, 1..=1_000_000_u32);
+    Some(Rate { per_second: average?, burst: burst? })
+}
+
+#[cfg(test)]
+mod tests;

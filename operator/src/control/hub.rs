@@ -1,0 +1,206 @@
+//! All control streams of this operator: their places, what they acknowledged, and what they report.
+use super::edges::Edges;
+use crate::documents::Key;
+use crate::index::Snapshot;
+use crate::metrics::Metrics;
+use crate::state::Published;
+use rand::RngExt as _;
+use signet_identity::{Credentials, DenyList, Peer, WorkloadUid};
+use signet_proto::control::Edge;
+use std::collections::{BTreeMap, HashMap};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+use tokio::sync::oneshot;
+use tokio::time::sleep;
+
+/// Bounds of the control service.
+#[derive(Debug, Clone)]
+pub struct Limits {
+    /// Streams at once.
+    pub streams: usize,
+    /// A stream ends after this long, up to a fifth more or less, so that replicas balance and certificates are seen anew.
+    pub max_age: Duration,
+    /// A connection takes no new stream after this long: a stream that comes again comes over a new handshake, with the
+    /// certificate and the trust of that moment. The stream it has goes on to its own end.
+    pub takes_streams: Duration,
+    /// The first message must have come by then.
+    pub hello: Duration,
+    /// A message that the peer does not take for so long ends its stream.
+    pub send: Duration,
+    /// Messages a second from one sidecar; a burst may hold ten times as many. Faster peers are read slower.
+    pub messages: u32,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        let seconds = Duration::from_secs;
+        Self {
+            streams: 16_384,
+            max_age: seconds(30 * 60),
+            takes_streams: seconds(5),
+            hello: seconds(10),
+            send: seconds(30),
+            messages: 50,
+        }
+    }
+}
+
+impl Limits {
+    /// A jittered age for one stream.
+    pub(super) fn age(&self) -> Duration {
+        self.max_age.mul_f64(rand::rng().random_range(0.8..1.2))
+    }
+}
+
+/// A sidecar that is attached, for `/status`.
+#[derive(Debug, Clone, Default, serde::Serialize)]
+pub struct Presence {
+    /// `namespace/name`.
+    pub workload: String,
+    /// What it says it is, bounded.
+    pub program_version: String,
+    /// What it cannot enforce: rules that need it guard and admit nobody there.
+    pub lacking: Vec<&'static str>,
+    /// The revision it was sent or holds.
+    pub sent: u64,
+    /// The last revision that it applied.
+    pub applied: u64,
+    /// Why it refused one, in its words, bounded.
+    pub refused: Option<String>,
+    /// It holds a newer revision than this operator has: it is not sent an older one.
+    pub behind: bool,
+    /// How many destinations it follows.
+    pub wants: usize,
+}
+
+/// All streams.
+#[derive(Debug)]
+pub struct Hub {
+    pub(super) published: Published,
+    pub(super) limits: Limits,
+    pub(super) metrics: Arc<Metrics>,
+    places: Mutex<Places>,
+    edges: Mutex<Edges>,
+}
+
+#[derive(Debug, Default)]
+struct Places {
+    next: u64,
+    taken: HashMap<WorkloadUid, Place>,
+}
+
+#[derive(Debug)]
+struct Place {
+    number: u64,
+    /// Whom the stream was opened for.
+    peer: Peer,
+    /// Dropped to make room for a newer stream; sent to, to end the stream because its peer is denied.
+    end: Option<oneshot::Sender<Denied>>,
+    presence: Presence,
+}
+
+/// The trust state denies the peer.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Denied;
+
+/// A stream's place; given back when dropped.
+#[derive(Debug)]
+pub(super) struct Seat {
+    hub: Arc<Hub>,
+    uid: WorkloadUid,
+    number: u64,
+    /// Ends when the place is given to a newer stream of the same workload, or with [`Denied`].
+    pub(super) ended: oneshot::Receiver<Denied>,
+}
+
+impl Hub {
+    /// Without any stream yet.
+    pub fn new(published: Published, limits: Limits, metrics: Arc<Metrics>) -> Arc<Self> {
+        Arc::new(Self { published, limits, metrics, places: Mutex::default(), edges: Mutex::default() })
+    }
+
+    /// A place for a workload's stream, or none when all are taken. A newer stream takes the place of an older one of the same
+    /// workload: a sidecar that restarted must not wait until its dead connection is noticed.
+    pub(super) fn take_place(self: &Arc<Self>, uid: &WorkloadUid, workload: &Key, peer: &Peer) -> Option<Seat> {
+        let mut places = self.places();
+        if places.taken.len() >= self.limits.streams && !places.taken.contains_key(uid) {
+            return None;
+        }
+        places.next += 1;
+        let (end, ended) = oneshot::channel();
+        let presence = Presence { workload: workload.to_string(), ..Presence::default() };
+        let number = places.next;
+        places.taken.insert(uid.clone(), Place { number, peer: peer.clone(), end: Some(end), presence });
+        self.metrics.streams(places.taken.len());
+        Some(Seat { hub: self.clone(), uid: uid.clone(), number, ended })
+    }
+
+    /// Adds what a sidecar reports. `snapshot` tells which peers are known.
+    pub(super) fn report(&self, workload: &Key, edges: &[Edge], snapshot: &Snapshot) {
+        self.edges().add(workload, edges, |peer| snapshot.knows(peer), &self.metrics);
+    }
+
+    /// Looks after the streams for ever: forgets what workloads reported that are gone, and ends the streams of peers that the
+    /// trust state denies, within `pause`, without waiting for their certificates to end (F38).
+    pub async fn supervise(self: Arc<Self>, credentials: Arc<Credentials>, pause: Duration) {
+        let mut snapshots = self.published.snapshot.clone();
+        loop {
+            sleep(pause).await;
+            if snapshots.has_changed().unwrap_or(false)
+                && let Some(snapshot) = snapshots.borrow_and_update().clone()
+            {
+                self.edges().retain(&snapshot);
+            }
+            let trust = credentials.trust();
+            let deny = &trust.state().deny;
+            for place in self.places().taken.values_mut().filter(|place| denies(deny, &place.peer)) {
+                // Gone already, or told already: both are what is wanted.
+                let _ = place.end.take().map(|end| end.send(Denied));
+            }
+        }
+    }
+
+    /// Who is attached, by `namespace/name`.
+    pub fn presences(&self) -> BTreeMap<String, Presence> {
+        let places = self.places();
+        places.taken.values().map(|place| (place.presence.workload.clone(), place.presence.clone())).collect()
+    }
+
+    /// Who called whom, as JSON.
+    pub fn edges_json(&self) -> serde_json::Value {
+        serde_json::to_value(self.edges().lines()).unwrap_or_default()
+    }
+
+    // A poisoned lock holds nothing half-written that matters more than going on.
+    fn places(&self) -> MutexGuard<'_, Places> {
+        self.places.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+    fn edges(&self) -> MutexGuard<'_, Edges> {
+        self.edges.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+fn denies(deny: &DenyList, peer: &Peer) -> bool {
+    deny.identities.contains(&peer.leaf.id)
+        || deny.serials.contains(&peer.leaf.serial)
+        || peer.issuers.iter().any(|issuer| deny.issuers.contains(issuer))
+}
+
+impl Seat {
+    /// Changes what `/status` shows of this stream.
+    pub(super) fn show(&self, change: impl FnOnce(&mut Presence)) {
+        if let Some(place) = self.hub.places().taken.get_mut(&self.uid).filter(|place| place.number == self.number) {
+            change(&mut place.presence);
+        }
+    }
+}
+
+impl Drop for Seat {
+    fn drop(&mut self) {
+        let mut places = self.hub.places();
+        if places.taken.get(&self.uid).is_some_and(|place| place.number == self.number) {
+            places.taken.remove(&self.uid);
+        }
+        self.hub.metrics.streams(places.taken.len());
+    }
+}

@@ -1,0 +1,202 @@
+//! One stream's state: what the sidecar holds, what it asked for, and what it was last told. Synchronous: messages and
+//! snapshots in, messages out. Everything that a peer can send goes through here, and through its fuzz test.
+use crate::index::{Refusal, Snapshot};
+use aws_lc_rs::digest::{SHA256, digest};
+use prost::Message as _;
+use signet_identity::{SpiffeId, WorkloadUid};
+use signet_proto::control::{Config, Destination, Destinations, Down, Edge, Hello, Up, Version, Want, down, up};
+use std::collections::BTreeMap;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+
+/// A sidecar may ask for so many destinations at once; what goes beyond is answered as unknown, which denies inside the mesh.
+/// A busy gateway talks to some hundreds.
+pub(super) const MAX_WANTS: usize = 4096;
+/// Destinations in one message; a Service with 1,000 endpoints takes about 150 KB.
+const CHUNK: usize = 64;
+/// Texts of a peer that are kept for `/status` are cut here.
+const MAX_TEXT: usize = 200;
+
+/// What a peer did that ends its stream.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum Fault {
+    /// Something else came first.
+    #[error("the first message must be hello")]
+    NoHello,
+    /// A second one.
+    #[error("hello must come once")]
+    SecondHello,
+    /// A message of a kind that this operator does not know.
+    #[error("a message of an unknown kind")]
+    UnknownMessage,
+    /// Neither 4 nor 16 bytes, or IPv4 inside IPv6.
+    #[error("an address must be 4 or 16 bytes, and not IPv4 inside IPv6")]
+    Address,
+}
+
+/// What a message asks of the stream beyond an [`Session::update`].
+#[derive(Debug, Clone, PartialEq)]
+pub enum Effect {
+    /// The sidecar has asked or forgotten: call `update`.
+    Update,
+    /// A configuration was applied whole.
+    Applied(u64),
+    /// A configuration was refused: nothing of it is in force there. The sidecar's words, bounded and escaped.
+    Refused(u64, String),
+    /// Counters.
+    Edges(Vec<Edge>),
+}
+
+/// The state of one stream.
+#[derive(Debug)]
+pub struct Session {
+    identity: SpiffeId,
+    uid: Option<WorkloadUid>,
+    greeted: bool,
+    /// What the sidecar holds, or was sent last.
+    told: Option<Version>,
+    /// What it asked for, with the digest of what it was told of it.
+    wants: BTreeMap<IpAddr, Option<[u8; 32]>>,
+    /// Asked for beyond the limit since the last update.
+    beyond: Vec<IpAddr>,
+    /// The sidecar holds a newer revision than this operator has: the index must not go back.
+    pub behind: bool,
+    /// From the hello, bounded and escaped.
+    pub program_version: String,
+    /// Features that this operator's rules may need and that the sidecar lacks.
+    pub lacking: Vec<&'static str>,
+}
+
+impl Session {
+    /// A stream of the peer that proved this.
+    pub fn new(identity: SpiffeId, uid: Option<WorkloadUid>) -> Self {
+        Self {
+            identity,
+            uid,
+            greeted: false,
+            told: None,
+            wants: BTreeMap::new(),
+            beyond: Vec::new(),
+            behind: false,
+            program_version: String::new(),
+            lacking: Vec::new(),
+        }
+    }
+
+    /// Takes one message.
+    pub fn take(&mut self, up: Up) -> Result<Effect, Fault> {
+        match up.kind {
+            Some(up::Kind::Hello(hello)) => self.hello(hello).map(|()| Effect::Update),
+            _ if !self.greeted => Err(Fault::NoHello),
+            Some(up::Kind::Want(want)) => self.want(&want).map(|()| Effect::Update),
+            Some(up::Kind::Ack(ack)) => {
+                let revision = ack.version.map_or(0, |version| version.revision);
+                Ok(if ack.error.is_empty() {
+                    Effect::Applied(revision)
+                } else {
+                    Effect::Refused(revision, plain(&ack.error))
+                })
+            }
+            Some(up::Kind::Edges(edges)) => Ok(Effect::Edges(edges.edges)),
+            None => Err(Fault::UnknownMessage),
+        }
+    }
+
+    fn hello(&mut self, hello: Hello) -> Result<(), Fault> {
+        if self.greeted {
+            return Err(Fault::SecondHello);
+        }
+        self.greeted = true;
+        self.program_version = plain(&hello.program_version);
+        let has = |feature: &&&str| !hello.features.iter().any(|f| f == **feature);
+        self.lacking = signet_policy::FEATURES.iter().filter(has).copied().collect();
+        self.told = hello.held;
+        self.want(&Want { addresses: hello.wanted, forget: Vec::new() })
+    }
+
+    /// Addresses are all read before any is taken: a message applies whole or ends the stream.
+    fn want(&mut self, want: &Want) -> Result<(), Fault> {
+        let addresses = want.addresses.iter().map(|bytes| address(bytes)).collect::<Result<Vec<_>, _>>()?;
+        let forget = want.forget.iter().map(|bytes| address(bytes)).collect::<Result<Vec<_>, _>>()?;
+        for address in forget {
+            self.wants.remove(&address);
+        }
+        for address in addresses {
+            if self.wants.len() < MAX_WANTS || self.wants.contains_key(&address) {
+                // Asked again: told again.
+                self.wants.insert(address, None);
+            } else if self.beyond.len() < MAX_WANTS {
+                self.beyond.push(address);
+            }
+        }
+        Ok(())
+    }
+
+    /// Everything that this sidecar must hear now. Refused when the snapshot no longer gives it to this peer.
+    pub fn update(&mut self, snapshot: &Snapshot) -> Result<Vec<Down>, Refusal> {
+        let member = snapshot.authorize(&self.identity, self.uid.as_ref())?;
+        if !self.greeted {
+            return Ok(Vec::new());
+        }
+        let mut messages = Vec::new();
+        let known = self.told.as_ref().is_some_and(|told| told.digest == snapshot.digest(member));
+        let newer = self.told.as_ref().is_none_or(|told| told.revision < snapshot.revision());
+        self.behind = !known && !newer;
+        if !known && newer {
+            let config = snapshot.config(member);
+            self.told.clone_from(&config.version);
+            messages.push(configuration(config));
+        }
+        let mut changed: Vec<Destination> = Vec::new();
+        for (address, told) in &mut self.wants {
+            let destination = snapshot.destination(member, *address);
+            let now = fingerprint(&destination);
+            if *told != Some(now) {
+                *told = Some(now);
+                changed.push(destination);
+            }
+        }
+        let unknown = Snapshot::default();
+        changed.extend(self.beyond.drain(..).map(|address| unknown.destination(member, address)));
+        let chunks = changed.chunks(CHUNK).map(|chunk| Destinations { destinations: chunk.to_vec() });
+        messages.extend(chunks.map(|chunk| Down { kind: Some(down::Kind::Destinations(chunk)) }));
+        Ok(messages)
+    }
+
+    /// How many destinations it follows.
+    pub fn wants(&self) -> usize {
+        self.wants.len()
+    }
+
+    /// The revision it was last sent, or holds.
+    pub fn told(&self) -> u64 {
+        self.told.as_ref().map_or(0, |version| version.revision)
+    }
+}
+
+fn configuration(config: Config) -> Down {
+    Down { kind: Some(down::Kind::Config(config)) }
+}
+
+fn address(bytes: &[u8]) -> Result<IpAddr, Fault> {
+    if let Ok(four) = <[u8; 4]>::try_from(bytes) {
+        return Ok(IpAddr::V4(Ipv4Addr::from(four)));
+    }
+    let sixteen = <[u8; 16]>::try_from(bytes).map_err(|_| Fault::Address)?;
+    let address = Ipv6Addr::from(sixteen);
+    if address.to_ipv4_mapped().is_some() { Err(Fault::Address) } else { Ok(IpAddr::V6(address)) }
+}
+
+fn fingerprint(destination: &Destination) -> [u8; 32] {
+    let mut fingerprint = [0; 32];
+    // SHA-256 has 32 bytes: the zip takes all of them.
+    for (to, from) in fingerprint.iter_mut().zip(digest(&SHA256, &destination.encode_to_vec()).as_ref()) {
+        *to = *from;
+    }
+    fingerprint
+}
+
+/// A peer's words for logs and `/status`: bounded, and without control characters.
+fn plain(text: &str) -> String {
+    text.chars().take(MAX_TEXT).map(|c| if c.is_control() { '\u{fffd}' } else { c }).collect()
+}

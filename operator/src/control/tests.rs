@@ -1,0 +1,299 @@
+//! What a peer may say on its stream, and what it hears. The stream over real TLS is in `tests/control.rs`.
+use super::edges::Edges;
+use super::session::{Effect, Fault, MAX_WANTS, Session};
+use crate::documents::Key;
+use crate::index::tests::{documents, rule, workload};
+use crate::index::{Memory, Refusal, Settings, Snapshot};
+use crate::metrics::Metrics;
+use proptest::prelude::*;
+use prost::Message as _;
+use signet_policy::{Decision, Egress, Posture};
+use signet_proto::control::{self, Ack, Destination, Down, Edge, Hello, Kind, Up, Version, Want, down, up};
+
+fn snapshot_at(text: &str, revision: u64) -> Snapshot {
+    let settings = Settings {
+        trust_domain: "mesh.example".parse().unwrap(),
+        mesh_ranges: Vec::new(),
+        inbound: Posture::Audit,
+        egress: Egress { default: Decision::Allow, exceptions: Vec::new() },
+    };
+    Snapshot::build(&settings, &documents(text), &Memory::default(), revision).unwrap().0
+}
+
+fn mesh() -> String {
+    workload("shop", "a", "10.77.0.2", "serviceAccount: a, uid: a")
+        + &workload("shop", "b", "10.77.0.3", "serviceAccount: b, uid: b")
+}
+
+fn session_of(account: &str, uid: &str) -> Session {
+    Session::new(format!("spiffe://mesh.example/ns/shop/sa/{account}").parse().unwrap(), Some(uid.parse().unwrap()))
+}
+
+fn hello(held: Option<Version>, wanted: &[[u8; 4]]) -> Up {
+    let wanted = wanted.iter().map(|a| a.to_vec()).collect();
+    let hello = Hello { program_version: "1".into(), features: Vec::new(), held, wanted };
+    Up { kind: Some(up::Kind::Hello(hello)) }
+}
+
+fn want(addresses: impl IntoIterator<Item = Vec<u8>>) -> Up {
+    Up { kind: Some(up::Kind::Want(Want { addresses: addresses.into_iter().collect(), forget: Vec::new() })) }
+}
+
+/// The configurations and destinations of some messages.
+fn sort(messages: Vec<Down>) -> (Vec<control::Config>, Vec<Destination>) {
+    let (mut configs, mut destinations) = (Vec::new(), Vec::new());
+    for message in messages {
+        match message.kind {
+            Some(down::Kind::Config(config)) => configs.push(config),
+            Some(down::Kind::Destinations(more)) => destinations.extend(more.destinations),
+            None => panic!("an empty message was sent"),
+        }
+    }
+    (configs, destinations)
+}
+
+#[test]
+fn f34_nothing_is_sent_before_hello_and_everything_after_it() {
+    let snapshot = snapshot_at(&mesh(), 1);
+    let mut session = session_of("a", "a");
+    assert!(session.update(&snapshot).unwrap().is_empty());
+    assert_eq!(session.take(hello(None, &[[10, 77, 0, 3]])), Ok(Effect::Update));
+    let (configs, destinations) = sort(session.update(&snapshot).unwrap());
+    assert_eq!((configs.len(), configs[0].workload_name.as_str()), (1, "a"));
+    assert_eq!((destinations.len(), destinations[0].kind()), (1, Kind::Meshed));
+    assert!(session.update(&snapshot).unwrap().is_empty(), "the same was sent twice");
+}
+
+#[test]
+fn a_reconnect_that_holds_the_configuration_is_not_sent_it_again() {
+    let snapshot = snapshot_at(&mesh(), 7);
+    let mut first = session_of("a", "a");
+    first.take(hello(None, &[])).unwrap();
+    let held = sort(first.update(&snapshot).unwrap()).0[0].version.clone();
+    let mut second = session_of("a", "a");
+    second.take(hello(held, &[])).unwrap();
+    assert!(second.update(&snapshot).unwrap().is_empty());
+}
+
+#[test]
+fn a_sidecar_is_never_sent_an_older_revision_than_it_holds() {
+    let snapshot = snapshot_at(&mesh(), 7);
+    for (held, sent, behind) in [(6, 1, false), (7, 0, true), (8, 0, true), (u64::MAX, 0, true)] {
+        let mut session = session_of("a", "a");
+        session.take(hello(Some(Version { revision: held, digest: "other".into() }), &[])).unwrap();
+        let (configs, _) = sort(session.update(&snapshot).unwrap());
+        assert_eq!((configs.len(), session.behind), (sent, behind), "held {held}");
+    }
+}
+
+#[test]
+fn only_what_changed_is_sent_and_only_to_whom_it_concerns() {
+    let before = snapshot_at(&mesh(), 1);
+    let changed = mesh() + &rule("shop", "r", "{podSelector: {matchLabels: {app: b}}}", "{namespace: shop}");
+    let after = snapshot_at(&changed, 2);
+    let (mut a, mut b) = (session_of("a", "a"), session_of("b", "b"));
+    for session in [&mut a, &mut b] {
+        session.take(hello(None, &[[10, 77, 0, 2], [10, 77, 0, 3]])).unwrap();
+        session.update(&before).unwrap();
+    }
+    assert!(a.update(&after).unwrap().is_empty());
+    let (configs, destinations) = sort(b.update(&after).unwrap());
+    assert_eq!((configs.len(), destinations.len()), (1, 0));
+    assert_eq!(configs[0].rules.len(), 1);
+}
+
+#[test]
+fn a_destination_that_vanished_comes_as_unknown_and_is_not_sent_when_forgotten() {
+    let alone = workload("shop", "a", "10.77.0.2", "serviceAccount: a, uid: a");
+    let mut session = session_of("a", "a");
+    session.take(hello(None, &[[10, 77, 0, 3]])).unwrap();
+    session.update(&snapshot_at(&mesh(), 1)).unwrap();
+    let (_, destinations) = sort(session.update(&snapshot_at(&alone, 2)).unwrap());
+    assert_eq!((destinations.len(), destinations[0].kind()), (1, Kind::Unknown));
+    let forget = Want { addresses: Vec::new(), forget: vec![vec![10, 77, 0, 3]] };
+    session.take(Up { kind: Some(up::Kind::Want(forget)) }).unwrap();
+    let (_, destinations) = sort(session.update(&snapshot_at(&mesh(), 3)).unwrap());
+    assert!(destinations.is_empty());
+}
+
+#[test]
+fn a_workload_whose_document_went_or_changed_hands_hears_nothing_more() {
+    let mut session = session_of("a", "a");
+    session.take(hello(None, &[])).unwrap();
+    session.update(&snapshot_at(&mesh(), 1)).unwrap();
+    let taken = mesh().replace("serviceAccount: a", "serviceAccount: c");
+    assert!(matches!(session.update(&snapshot_at(&taken, 2)), Err(Refusal::OtherIdentity { .. })));
+    assert!(matches!(session.update(&snapshot_at("# none\n", 3)), Err(Refusal::UnknownUid(_))));
+}
+
+#[test]
+fn wants_beyond_the_limit_are_answered_as_unknown_and_not_followed() {
+    let snapshot = snapshot_at(&mesh(), 1);
+    let mut session = session_of("a", "a");
+    session.take(hello(None, &[])).unwrap();
+    let addresses = |from: u32, to: u32| (from..to).map(|n| n.to_be_bytes().to_vec());
+    session.take(want(addresses(1, u32::try_from(MAX_WANTS).unwrap() + 1))).unwrap();
+    session.update(&snapshot).unwrap();
+    session.take(want([vec![10, 77, 0, 3]])).unwrap();
+    let (_, destinations) = sort(session.update(&snapshot).unwrap());
+    assert_eq!((destinations.len(), destinations[0].kind()), (1, Kind::Unknown));
+    assert_eq!(session.wants(), MAX_WANTS);
+}
+
+#[test]
+fn hello_comes_first_and_once() {
+    let mut session = session_of("a", "a");
+    assert_eq!(session.take(want([])), Err(Fault::NoHello));
+    session.take(hello(None, &[])).unwrap();
+    assert_eq!(session.take(hello(None, &[])), Err(Fault::SecondHello));
+    assert_eq!(session.take(Up { kind: None }), Err(Fault::UnknownMessage));
+}
+
+#[test]
+fn addresses_have_one_spelling() {
+    let mut session = session_of("a", "a");
+    session.take(hello(None, &[])).unwrap();
+    let mapped = "::ffff:10.1.2.3".parse::<std::net::Ipv6Addr>().unwrap().octets().to_vec();
+    for wrong in [vec![], vec![1; 3], vec![1; 5], vec![1; 17], mapped] {
+        assert_eq!(session.take(want([wrong.clone()])), Err(Fault::Address), "{wrong:?}");
+        assert_eq!(session.wants(), 0);
+    }
+}
+
+#[test]
+fn a_refusal_is_kept_bounded_and_without_control_characters() {
+    let mut session = session_of("a", "a");
+    session.take(hello(None, &[])).unwrap();
+    let ack = Ack { version: None, error: "\r\n\u{1b}[31m".repeat(1000) };
+    let Ok(Effect::Refused(0, words)) = session.take(Up { kind: Some(up::Kind::Ack(ack)) }) else {
+        panic!("not refused")
+    };
+    assert!(words.chars().count() <= 200 && words.chars().all(|c| !c.is_control()), "{words:?}");
+}
+
+#[test]
+fn a_sidecar_of_an_older_version_says_what_it_lacks() {
+    let mut session = session_of("a", "a");
+    let features = vec!["identity".into(), "from-the-future".into()];
+    let hello = Hello { program_version: String::new(), features, held: None, wanted: Vec::new() };
+    session.take(Up { kind: Some(up::Kind::Hello(hello)) }).unwrap();
+    assert_eq!(session.lacking, ["namespace", "any-authenticated", "plaintext-cidr"]);
+}
+
+mod edges {
+    use super::*;
+
+    fn key() -> Key {
+        "shop/a".parse().unwrap()
+    }
+    fn edge(peer: &str, port: u32, reason: &str) -> Edge {
+        Edge {
+            peer: peer.into(),
+            port,
+            outbound: false,
+            reason: reason.into(),
+            connections: 1,
+            bytes_received: 2,
+            bytes_sent: 3,
+        }
+    }
+
+    #[test]
+    fn f26_a_million_distinct_names_are_one_row() {
+        let (mut edges, metrics) = (Edges::default(), Metrics::default());
+        for number in 0..1_000_000 {
+            edges.add(&key(), &[edge(&format!("spiffe://x/{number}"), 1, &format!("r{number}"))], |_| false, &metrics);
+        }
+        assert_eq!(edges.len(), 1);
+        let line = serde_json::to_value(edges.lines()).unwrap();
+        assert_eq!((&line[0]["peer"], &line[0]["connections"]), (&"other".into(), &1_000_000.into()));
+    }
+
+    #[test]
+    fn f26_rows_are_bounded_when_every_port_is_named() {
+        let (mut edges, metrics) = (Edges::default(), Metrics::default());
+        for port in 0..100_000 {
+            edges.add(&key(), &[edge("", port, "rule_matched")], |_| false, &metrics);
+        }
+        assert!(edges.len() <= 1026, "{}", edges.len());
+        let lines = serde_json::to_value(edges.lines()).unwrap();
+        let sum: u64 = lines.as_array().unwrap().iter().filter_map(|line| line["connections"].as_u64()).sum();
+        assert_eq!(sum, 100_000, "what does not fit must be counted somewhere");
+    }
+
+    #[test]
+    fn known_peers_have_rows_of_their_own_and_counters_never_wrap() {
+        let (mut edges, metrics) = (Edges::default(), Metrics::default());
+        let known = |peer: &str| peer == "spiffe://mesh.example/ns/shop/sa/b";
+        let mut huge = edge("spiffe://mesh.example/ns/shop/sa/b", 8080, "rule_matched");
+        huge.bytes_sent = u64::MAX;
+        edges.add(&key(), &[huge.clone(), huge], known, &metrics);
+        let lines = serde_json::to_value(edges.lines()).unwrap();
+        assert_eq!(lines[0]["peer"], "spiffe://mesh.example/ns/shop/sa/b");
+        assert_eq!(lines[0]["bytes_sent"], u64::MAX);
+    }
+}
+
+fn any_bytes() -> impl Strategy<Value = Vec<u8>> {
+    prop_oneof![
+        prop::collection::vec(any::<u8>(), 0..20),
+        any::<[u8; 4]>().prop_map(Vec::from),
+        any::<[u8; 16]>().prop_map(Vec::from),
+        (0_u8..5).prop_map(|n| vec![10, 77, 0, n]),
+    ]
+}
+
+fn any_up() -> impl Strategy<Value = Up> {
+    let version =
+        prop::option::of((any::<u64>(), ".{0,5}").prop_map(|(revision, digest)| Version { revision, digest }));
+    let hello =
+        (".{0,5}", prop::collection::vec(".{0,5}", 0..3), version.clone(), prop::collection::vec(any_bytes(), 0..5))
+            .prop_map(|(program_version, features, held, wanted)| {
+                up::Kind::Hello(Hello { program_version, features, held, wanted })
+            });
+    let want = (prop::collection::vec(any_bytes(), 0..5), prop::collection::vec(any_bytes(), 0..5))
+        .prop_map(|(addresses, forget)| up::Kind::Want(Want { addresses, forget }));
+    let ack = (version, ".{0,5}").prop_map(|(version, error)| up::Kind::Ack(Ack { version, error }));
+    let edge = (".{0,5}", any::<u32>(), any::<bool>(), any::<u64>()).prop_map(|(peer, port, outbound, connections)| {
+        Edge { peer, port, outbound, reason: String::new(), connections, bytes_received: 0, bytes_sent: 0 }
+    });
+    let edges = prop::collection::vec(edge, 0..3).prop_map(|edges| up::Kind::Edges(control::Edges { edges }));
+    prop::option::of(prop_oneof![hello, want, ack, edges]).prop_map(|kind| Up { kind })
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(2000))]
+
+    /// F20: any bytes at all decode to a message or to an error, and whatever decodes is handled.
+    #[test]
+    fn f20_any_bytes_are_handled_or_refused(bytes in prop::collection::vec(any::<u8>(), 0..200)) {
+        if let Ok(up) = Up::decode(&*bytes) {
+            let _ = session_of("a", "a").take(up);
+        }
+    }
+
+    /// F20: a whole conversation of well-formed nonsense. Memory stays bounded, what is sent goes to the right workload, and
+    /// revisions only grow.
+    #[test]
+    fn f20_any_conversation_keeps_the_promises(ups in prop::collection::vec(any_up(), 0..12)) {
+        let snapshot = snapshot_at(&mesh(), 1000);
+        let mut session = session_of("a", "a");
+        let mut held = 0;
+        for up in ups {
+            if let Some(up::Kind::Hello(hello)) = &up.kind {
+                held = hello.held.as_ref().map_or(0, |version| version.revision);
+            }
+            if session.take(up).is_err() {
+                break;
+            }
+            let (configs, destinations) = sort(session.update(&snapshot).unwrap());
+            for config in configs {
+                let version = config.version.unwrap();
+                prop_assert!(config.workload_name == "a" && version.revision > held);
+                held = version.revision;
+            }
+            prop_assert!(destinations.iter().all(|d| d.address.len() == 4 || d.address.len() == 16));
+            prop_assert!(session.wants() <= MAX_WANTS);
+        }
+    }
+}

@@ -1,0 +1,209 @@
+//! From the index's types to the messages of `signet.control.v1`, and their digests. Deterministic: lists are sorted, messages
+//! hold no maps.
+use super::{Backend, Member};
+use ipnet::IpNet;
+use prost::Message as _;
+use signet_policy::{Admits, Decision, Mode, Ports, Source};
+use signet_proto::control;
+use std::net::IpAddr;
+
+/// ALPN names of the two framings (design section 4).
+const H2: &str = "h2";
+const HTTP1: &str = "http/1.1";
+
+pub(super) fn bytes(address: IpAddr) -> Vec<u8> {
+    match address {
+        IpAddr::V4(a) => a.octets().to_vec(),
+        IpAddr::V6(a) => a.octets().to_vec(),
+    }
+}
+
+pub(super) fn prefix(network: &IpNet) -> control::Prefix {
+    control::Prefix { address: bytes(network.network()), length: network.prefix_len().into() }
+}
+
+/// A member's configuration without version and ranges, which are added when it is sent.
+pub(super) fn config(member: &Member, services_of_self: &[IpAddr]) -> control::Config {
+    let workload = &member.workload;
+    let mut own = services_of_self.to_vec();
+    own.sort_unstable();
+    control::Config {
+        version: None,
+        workload_name: workload.key.name.clone(),
+        workload_namespace: workload.key.namespace.clone(),
+        addresses: workload.addresses.iter().copied().map(bytes).collect(),
+        ports: workload
+            .ports
+            .iter()
+            .map(|p| control::NamedPort { name: p.name.clone(), port: p.port.into() })
+            .collect(),
+        posture: Some(posture(member)),
+        rules: member.rules.iter().map(rule).collect(),
+        mesh_ranges: Vec::new(),
+        service_addresses_of_self: own.into_iter().map(bytes).collect(),
+    }
+}
+
+fn posture(member: &Member) -> control::Posture {
+    let egress = &member.egress;
+    control::Posture {
+        inbound: member.inbound.as_str().into(),
+        egress: match egress.default {
+            Decision::Allow => "allow".into(),
+            Decision::Deny => "deny".into(),
+        },
+        egress_exceptions: egress
+            .exceptions
+            .iter()
+            .map(|e| control::EgressException {
+                prefix: Some(prefix(&e.network)),
+                ports: e.ports.iter().copied().map(u32::from).collect(),
+            })
+            .collect(),
+    }
+}
+
+fn rule(rule: &signet_policy::WorkloadRule) -> control::Rule {
+    let (all_ports, ports) = match &rule.ports {
+        Ports::All => (true, Vec::new()),
+        Ports::These(ports) => (false, ports.iter().copied().map(u32::from).collect()),
+    };
+    let (sources, refused) = match &rule.admits {
+        Admits::Sources(sources) => (sources.iter().map(source).collect(), String::new()),
+        Admits::Nobody(why) => (Vec::new(), why.clone()),
+    };
+    control::Rule {
+        namespace: rule.key.namespace.clone(),
+        name: rule.key.name.clone(),
+        generation: rule.generation,
+        all_ports,
+        ports,
+        mode: match rule.mode {
+            Mode::Enforce => "Enforce".into(),
+            Mode::Audit => "Audit".into(),
+        },
+        sources,
+        features: rule.features.clone(),
+        refused,
+    }
+}
+
+fn source(source: &Source) -> control::Source {
+    use control::source::Kind;
+    let kind = match source {
+        Source::Identity(identity) => Kind::Identity(identity.clone()),
+        Source::Namespace { trust_domain, namespace } => Kind::Namespace(control::NamespaceSource {
+            trust_domain: trust_domain.clone(),
+            namespace: namespace.clone(),
+        }),
+        Source::AnyAuthenticated => Kind::AnyAuthenticated(true),
+        Source::Plaintext(networks) => {
+            Kind::Plaintext(control::Plaintext { prefixes: networks.iter().map(prefix).collect() })
+        }
+    };
+    control::Source { kind: Some(kind) }
+}
+
+pub(super) fn unknown(address: IpAddr) -> control::Destination {
+    destination(address, control::Kind::Unknown)
+}
+
+fn destination(address: IpAddr, kind: control::Kind) -> control::Destination {
+    control::Destination {
+        address: bytes(address),
+        kind: kind.into(),
+        ports: Vec::new(),
+        any_port: None,
+        selects_self: false,
+    }
+}
+
+/// A workload's own address: every port goes there unchanged.
+pub(super) fn workload(member: &Member, asker: &Member, address: IpAddr) -> control::Destination {
+    let kind = if member.workload.meshed { control::Kind::Meshed } else { control::Kind::Unmeshed };
+    control::Destination {
+        any_port: Some(endpoint(member, address, 0)),
+        selects_self: member.workload.key == asker.workload.key,
+        ..destination(address, kind)
+    }
+}
+
+/// A Service's address: its ports, each with the workloads behind it. Unmeshed only when every workload behind it is; one
+/// with nobody behind it is meshed, so that nobody calls it in plaintext.
+pub(super) fn service(backend: &Backend, members: &[Member], asker: &Member, address: IpAddr) -> control::Destination {
+    let behind = || backend.selected.iter().filter_map(|at| members.get(*at));
+    let unmeshed = behind().next().is_some() && behind().all(|member| !member.workload.meshed);
+    let ports = backend.ports.iter().map(|port| {
+        let to = port.to.iter().filter_map(|(at, number)| {
+            let member = members.get(*at)?;
+            Some(endpoint(member, nearest(member, address)?, *number))
+        });
+        control::PortEndpoints { port: port.port.into(), endpoints: to.collect() }
+    });
+    control::Destination {
+        ports: ports.collect(),
+        selects_self: behind().any(|member| member.workload.key == asker.workload.key),
+        ..destination(address, if unmeshed { control::Kind::Unmeshed } else { control::Kind::Meshed })
+    }
+}
+
+/// A workload's address of the same family as the Service's, or the first it has.
+fn nearest(member: &Member, address: IpAddr) -> Option<IpAddr> {
+    let addresses = &member.workload.addresses;
+    addresses.iter().find(|a| a.is_ipv4() == address.is_ipv4()).or_else(|| addresses.first()).copied()
+}
+
+fn endpoint(member: &Member, address: IpAddr, port: u16) -> control::Endpoint {
+    let workload = &member.workload;
+    let framings: &[&str] = match (workload.meshed, workload.hbone) {
+        (false, _) => &[],
+        (true, true) => &[H2],
+        (true, false) => &[H2, HTTP1],
+    };
+    control::Endpoint {
+        address: bytes(address),
+        port: port.into(),
+        workload_uid: workload.uid.as_ref().filter(|_| workload.meshed).map(ToString::to_string).unwrap_or_default(),
+        spiffe_id: member.identity.as_ref().map(ToString::to_string).unwrap_or_default(),
+        tunnel_port: workload.tunnel_port.unwrap_or(0).into(),
+        framings: framings.iter().map(ToString::to_string).collect(),
+        workload_name: workload.key.to_string(),
+    }
+}
+
+/// SHA-256 over parts, each with its length, so that no two lists of parts give the same bytes.
+pub(super) struct Digest(aws_lc_rs::digest::Context);
+
+impl Digest {
+    pub(super) fn new() -> Self {
+        Self(aws_lc_rs::digest::Context::new(&aws_lc_rs::digest::SHA256))
+    }
+    pub(super) fn add(&mut self, part: &[u8]) {
+        self.0.update(&(part.len() as u64).to_be_bytes());
+        self.0.update(part);
+    }
+    pub(super) fn hex(self) -> String {
+        use std::fmt::Write as _;
+        self.0.finish().as_ref().iter().fold(String::new(), |mut text, byte| {
+            let _writing_to_a_string_cannot_fail = write!(text, "{byte:02x}");
+            text
+        })
+    }
+}
+
+/// The ranges are the same for every workload: hashed once.
+pub(super) fn digest_of_ranges(ranges: &[control::Prefix]) -> String {
+    let mut digest = Digest::new();
+    for range in ranges {
+        digest.add(&range.encode_to_vec());
+    }
+    digest.hex()
+}
+
+/// The digest of a configuration without version, with the digest of its ranges.
+pub(super) fn digest_of_config(config: &control::Config, ranges: &str) -> String {
+    let mut digest = Digest::new();
+    digest.add(&config.encode_to_vec());
+    digest.add(ranges.as_bytes());
+    digest.hex()
+}

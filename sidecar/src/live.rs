@@ -1,0 +1,350 @@
+//! What is open right now, and the means to judge it again. A live tunnel does not outlive trust, and is not cut by the clock
+//! while it can prove itself (design section 3). The data path registers tunnels and connections here; `keeper` (outside this
+//! folder) walks them when rules, trust or time change; admin lists them.
+use crate::path::canonical;
+use futures::task::AtomicWaker;
+use rustls_pki_types::CertificateDer;
+use signet_identity::{Peer, SpiffeId};
+use signet_policy::Caller;
+use std::collections::HashMap;
+use std::net::SocketAddr;
+use std::sync::atomic::{AtomicU8, AtomicU64, Ordering::Relaxed};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::task::Context;
+use std::time::Instant;
+
+/// Why something open was cut.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[repr(u8)]
+pub enum CutReason {
+    /// No rule or posture admits it any more.
+    RuleGone = 1,
+    /// The peer's chain no longer passes: root, issuer, serial or identity withdrawn.
+    TrustGone = 2,
+    /// Not proved again before the certificates ended.
+    NotProvedAgain = 3,
+    /// The egress posture no longer allows it.
+    EgressGone = 4,
+    /// The grace after SIGTERM is over.
+    Drained = 5,
+    /// A peer that cannot prove itself again reached the age that is set for such peers.
+    TooOld = 6,
+    /// The connection below broke.
+    TunnelGone = 7,
+}
+
+impl CutReason {
+    /// Stable, lower case.
+    pub fn code(self) -> &'static str {
+        match self {
+            Self::RuleGone => "cut_rule_gone",
+            Self::TrustGone => "cut_trust_gone",
+            Self::NotProvedAgain => "cut_not_proved_again",
+            Self::EgressGone => "cut_egress_gone",
+            Self::Drained => "cut_drained",
+            Self::TooOld => "cut_too_old",
+            Self::TunnelGone => "cut_tunnel_gone",
+        }
+    }
+}
+
+impl std::fmt::Display for CutReason {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Self::RuleGone => "no rule or posture admits the caller any more",
+            Self::TrustGone => "the peer's certificate is no longer trusted",
+            Self::NotProvedAgain => "the peers did not prove themselves again before their certificates ended",
+            Self::EgressGone => "the egress posture no longer allows the destination",
+            Self::Drained => "the sidecar stopped and the grace is over",
+            Self::TooOld => "the peer cannot prove itself again and the tunnel reached its greatest age",
+            Self::TunnelGone => "the tunnel below it broke",
+        })
+    }
+}
+
+/// A one-way switch that wakes the task which watches it.
+#[derive(Debug, Default)]
+pub struct Cut {
+    reason: AtomicU8,
+    waker: AtomicWaker,
+}
+
+impl Cut {
+    /// Throws the switch; the first reason stays.
+    pub fn throw(&self, reason: CutReason) {
+        // Only the first thrower's reason is kept; a lost race changes nothing.
+        let _ = self.reason.compare_exchange(0, reason as u8, Relaxed, Relaxed);
+        self.waker.wake();
+    }
+
+    /// The reason, once thrown; until then the task is woken by it.
+    pub fn poll(&self, cx: &mut Context<'_>) -> Option<CutReason> {
+        self.waker.register(cx.waker());
+        self.thrown()
+    }
+
+    /// The reason, once thrown.
+    pub fn thrown(&self) -> Option<CutReason> {
+        Some(match self.reason.load(Relaxed) {
+            0 => return None,
+            1 => CutReason::RuleGone,
+            2 => CutReason::TrustGone,
+            3 => CutReason::NotProvedAgain,
+            4 => CutReason::EgressGone,
+            5 => CutReason::Drained,
+            6 => CutReason::TooOld,
+            _ => CutReason::TunnelGone,
+        })
+    }
+
+    /// Resolves when thrown.
+    pub async fn wait(&self) -> CutReason {
+        std::future::poll_fn(|cx| self.poll(cx).map_or(std::task::Poll::Pending, std::task::Poll::Ready)).await
+    }
+}
+
+/// The value that names a tunnel on both of its ends and that nobody else knows (`records`: the connection's binding).
+pub type Exporter = [u8; 32];
+
+/// One mTLS connection to or from a peer's sidecar.
+#[derive(Debug)]
+pub struct Tunnel {
+    /// Who is at the other end.
+    pub peer: Peer,
+    /// What it presented, to be checked again against later trust.
+    pub chain: Vec<CertificateDer<'static>>,
+    /// Our own identity in its handshake.
+    pub own: SpiffeId,
+    /// Names it in a re-proof.
+    pub exporter: Exporter,
+    /// The peer's end, as a socket address.
+    pub remote: SocketAddr,
+    /// We opened it, so we prove it again.
+    pub outbound: bool,
+    /// Unix seconds: the earlier end of the two SVIDs that proved it last.
+    deadline: AtomicU64,
+    /// Unix seconds of the moment when it should be proved again.
+    prove_at: AtomicU64,
+    opened: Instant,
+    /// Cuts it.
+    pub cut: Cut,
+}
+
+impl Tunnel {
+    /// A tunnel that was proved by SVIDs of which the earlier is valid from and to these Unix seconds.
+    pub fn new(
+        peer: Peer,
+        chain: Vec<CertificateDer<'static>>,
+        own: SpiffeId,
+        exporter: Exporter,
+        remote: SocketAddr,
+        outbound: bool,
+        validity: Validity,
+    ) -> Self {
+        Self {
+            peer,
+            chain,
+            own,
+            exporter,
+            remote: canonical(remote),
+            outbound,
+            deadline: AtomicU64::new(validity.end),
+            prove_at: AtomicU64::new(validity.prove_at()),
+            opened: Instant::now(),
+            cut: Cut::default(),
+        }
+    }
+
+    /// Unix seconds.
+    pub fn deadline(&self) -> u64 {
+        self.deadline.load(Relaxed)
+    }
+
+    /// Unix seconds.
+    pub fn prove_at(&self) -> u64 {
+        self.prove_at.load(Relaxed)
+    }
+
+    /// Moves the deadline after a proof; never back.
+    pub fn proved(&self, validity: Validity) {
+        if validity.end > self.deadline.fetch_max(validity.end, Relaxed) {
+            self.prove_at.store(validity.prove_at(), Relaxed);
+        }
+    }
+
+    /// Whether the peer can prove itself again. Only Signet's own leaves carry a workload UID, and a peer cannot take it out of
+    /// its certificate: so that what has a UID must prove itself, whatever it says it can.
+    pub fn must_prove(&self) -> bool {
+        self.peer.leaf.uid.is_some()
+    }
+
+    /// When it was opened.
+    pub fn opened(&self) -> Instant {
+        self.opened
+    }
+}
+
+/// A span of Unix seconds in which both ends' SVIDs are valid.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Validity {
+    /// The later notBefore.
+    pub start: u64,
+    /// The earlier notAfter.
+    pub end: u64,
+}
+
+impl Validity {
+    /// Of two leaves together.
+    pub fn of(a: (u64, u64), b: (u64, u64)) -> Self {
+        Self { start: a.0.max(b.0), end: a.1.min(b.1) }
+    }
+
+    /// Both ends renew by two thirds of their leaves' lives; at three quarters both should hold new ones.
+    pub fn prove_at(self) -> u64 {
+        self.start + self.end.saturating_sub(self.start) * 3 / 4
+    }
+
+    /// A pooled tunnel takes no new streams from here on.
+    pub fn no_new_streams_at(self) -> u64 {
+        self.start + self.end.saturating_sub(self.start) * 2 / 3
+    }
+}
+
+/// Which way a connection goes, seen from this workload.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Direction {
+    /// Another workload calls this one.
+    Inbound,
+    /// This workload calls.
+    Outbound,
+}
+
+/// One application connection that is being carried.
+#[derive(Debug)]
+pub struct Live {
+    /// Number in the registry.
+    pub number: u64,
+    /// Which way.
+    pub direction: Direction,
+    /// The caller's address.
+    pub source: SocketAddr,
+    /// Inbound: this workload's own address and port. Outbound: what the application called.
+    pub destination: SocketAddr,
+    /// What carries it; `None`: plain TCP.
+    pub tunnel: Option<Arc<Tunnel>>,
+    /// The workload calls itself: no rule and no posture is asked.
+    pub own: bool,
+    /// Bytes towards the destination.
+    pub sent: AtomicU64,
+    /// Bytes towards the caller.
+    pub received: AtomicU64,
+    /// Cuts it.
+    pub cut: Cut,
+}
+
+impl Live {
+    /// Who calls, as the policy sees it.
+    pub fn caller(&self) -> Caller<'_> {
+        match &self.tunnel {
+            Some(tunnel) => Caller::Identity(tunnel.peer.leaf.id.as_str()),
+            None => Caller::Plaintext(self.source.ip()),
+        }
+    }
+}
+
+/// Everything that is open in this process.
+#[derive(Debug, Default)]
+pub struct Registry {
+    next: AtomicU64,
+    connections: Mutex<HashMap<u64, Arc<Live>>>,
+    tunnels: Mutex<HashMap<Exporter, Arc<Tunnel>>>,
+}
+
+/// Takes what it holds out of the registry when dropped.
+#[derive(Debug)]
+pub struct Registered<T> {
+    registry: Arc<Registry>,
+    /// What is registered.
+    pub item: Arc<T>,
+    remove: fn(&Registry, &T),
+}
+
+impl<T> Drop for Registered<T> {
+    fn drop(&mut self) {
+        (self.remove)(&self.registry, &self.item);
+    }
+}
+
+impl<T> std::ops::Deref for Registered<T> {
+    type Target = T;
+    fn deref(&self) -> &T {
+        &self.item
+    }
+}
+
+impl Registry {
+    /// Registers a connection until the guard is dropped.
+    pub fn open(
+        self: &Arc<Self>,
+        direction: Direction,
+        source: SocketAddr,
+        destination: SocketAddr,
+        tunnel: Option<Arc<Tunnel>>,
+        own: bool,
+    ) -> Registered<Live> {
+        let number = self.next.fetch_add(1, Relaxed);
+        let live = Live {
+            number,
+            direction,
+            source,
+            destination,
+            tunnel,
+            own,
+            sent: 0.into(),
+            received: 0.into(),
+            cut: Cut::default(),
+        };
+        let item = Arc::new(live);
+        lock(&self.connections).insert(number, item.clone());
+        Registered {
+            registry: self.clone(),
+            item,
+            remove: |registry, live| drop(lock(&registry.connections).remove(&live.number)),
+        }
+    }
+
+    /// Registers a tunnel until the guard is dropped.
+    pub fn hold(self: &Arc<Self>, tunnel: Arc<Tunnel>) -> Registered<Tunnel> {
+        lock(&self.tunnels).insert(tunnel.exporter, tunnel.clone());
+        Registered {
+            registry: self.clone(),
+            item: tunnel,
+            remove: |registry, tunnel| drop(lock(&registry.tunnels).remove(&tunnel.exporter)),
+        }
+    }
+
+    /// The tunnel with this exporter value.
+    pub fn tunnel(&self, exporter: &Exporter) -> Option<Arc<Tunnel>> {
+        lock(&self.tunnels).get(exporter).cloned()
+    }
+
+    /// Every connection that is open now.
+    pub fn connections(&self) -> Vec<Arc<Live>> {
+        lock(&self.connections).values().cloned().collect()
+    }
+
+    /// How many connections are open now.
+    pub fn count(&self) -> usize {
+        lock(&self.connections).len()
+    }
+
+    /// Every tunnel that is open now.
+    pub fn tunnels(&self) -> Vec<Arc<Tunnel>> {
+        lock(&self.tunnels).values().cloned().collect()
+    }
+}
+
+/// A thread that panicked while it held the lock left a whole map behind: every operation under it is one call.
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}

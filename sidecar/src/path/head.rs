@@ -1,0 +1,95 @@
+//! The head of a CONNECT request and of its answer, in the framing that carries one connection alone (HTTP/1.1, RFC 9112).
+//! Peers' bytes: bounded, strict, total. The fuzz target is in the tests beside.
+use crate::refusal::Refusal;
+use std::net::SocketAddr;
+
+/// Header fields that are read at most; what has more is refused.
+const MAX_FIELDS: usize = 32;
+
+/// A parsed head and how many bytes it took.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Head<T> {
+    /// What it says.
+    pub content: T,
+    /// Its length in bytes; what follows belongs to the connection that is carried.
+    pub length: usize,
+}
+
+/// Reads a CONNECT request; `None`: more bytes are needed.
+pub fn request(bytes: &[u8]) -> Result<Option<Head<SocketAddr>>, Refusal> {
+    let mut fields = [httparse::EMPTY_HEADER; MAX_FIELDS];
+    let mut request = httparse::Request::new(&mut fields);
+    let length = match request.parse(bytes) {
+        Ok(httparse::Status::Complete(length)) => length,
+        Ok(httparse::Status::Partial) => return Ok(None),
+        Err(_) => return Err(Refusal::HeadMalformed),
+    };
+    if request.method != Some("CONNECT") {
+        return Err(Refusal::NotConnect);
+    }
+    // A body has no meaning in CONNECT (RFC 9110 section 9.3.6); what claims one is refused, not guessed.
+    let claims_body =
+        |name: &str| name.eq_ignore_ascii_case("content-length") || name.eq_ignore_ascii_case("transfer-encoding");
+    if request.headers.iter().any(|field| claims_body(field.name)) {
+        return Err(Refusal::HeadMalformed);
+    }
+    let content = target(request.path.unwrap_or_default())?;
+    Ok(Some(Head { content, length }))
+}
+
+/// Reads `ip:port`, canonical. Names are refused: the client's sidecar has resolved them.
+pub fn target(authority: &str) -> Result<SocketAddr, Refusal> {
+    let address: SocketAddr = authority.parse().map_err(|_| Refusal::BadTarget)?;
+    if address.port() == 0 || matches!(address, SocketAddr::V6(six) if six.scope_id() != 0) {
+        return Err(Refusal::BadTarget);
+    }
+    Ok(super::canonical(address))
+}
+
+/// Reads the answer to a CONNECT: the status, and the code that `Proxy-Status` carries; `None`: more bytes are needed.
+pub fn answer(bytes: &[u8]) -> Result<Option<Head<(u16, Option<String>)>>, Refusal> {
+    let mut fields = [httparse::EMPTY_HEADER; MAX_FIELDS];
+    let mut response = httparse::Response::new(&mut fields);
+    match response.parse(bytes) {
+        Ok(httparse::Status::Complete(length)) => {
+            let reason = response
+                .headers
+                .iter()
+                .find(|field| field.name.eq_ignore_ascii_case("proxy-status"))
+                .and_then(|field| proxy_status_code(field.value));
+            Ok(Some(Head { content: (response.code.unwrap_or(0), reason), length }))
+        }
+        Ok(httparse::Status::Partial) => Ok(None),
+        Err(_) => Err(Refusal::HeadMalformed),
+    }
+}
+
+/// Our code from a peer's `Proxy-Status` field; only what looks like one of our codes is taken.
+pub fn proxy_status_code(value: &[u8]) -> Option<String> {
+    let text = std::str::from_utf8(value).ok()?;
+    let code = text.split("details=\"").nth(1)?.split('"').next()?;
+    let plain = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'_';
+    ((1..=64).contains(&code.len()) && code.bytes().all(plain)).then(|| code.to_owned())
+}
+
+/// The request that opens a tunnel.
+pub fn write_request(to: SocketAddr) -> String {
+    format!("CONNECT {to} HTTP/1.1\r\nHost: {to}\r\n\r\n")
+}
+
+/// The answer that opens it.
+pub const OPEN: &[u8] = b"HTTP/1.1 200 OK\r\n\r\n";
+
+/// The answer that refuses it.
+pub fn write_refusal(refusal: &Refusal) -> String {
+    let reason =
+        http::StatusCode::from_u16(refusal.status()).ok().and_then(|s| s.canonical_reason()).unwrap_or("Refused");
+    format!(
+        "HTTP/1.1 {} {reason}\r\nProxy-Status: {}\r\nContent-Length: 0\r\nConnection: close\r\n\r\n",
+        refusal.status(),
+        refusal.proxy_status()
+    )
+}
+
+#[cfg(test)]
+mod tests;

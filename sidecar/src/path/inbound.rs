@@ -1,0 +1,234 @@
+//! What calls the workload: through the tunnel (15008) with a proved identity, or captured in plaintext (15006) with none. The
+//! verdict is taken before the application hears of the connection; it is dialled at the workload's own address, never loopback.
+use super::pooled::{self, Stream};
+use super::{Path, copy, head, original_destination};
+use crate::live::{Direction, Registered, Tunnel};
+use crate::proof;
+use crate::record::Record;
+use crate::refusal::Refusal;
+use crate::shared::Shared;
+use crate::tls::Tls;
+use crate::tls::{Framing, Proven};
+use bytes::Bytes;
+use h2::server::SendResponse;
+use h2::{Reason, RecvStream};
+use signet_policy::{Caller, Decision};
+use std::net::SocketAddr;
+use std::pin::pin;
+use std::rc::Rc;
+use std::sync::Arc;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+
+/// Carries one captured plaintext connection. The caller has no identity: only an `unauthenticated` clause or the posture can
+/// admit it.
+pub async fn serve_plaintext(path: Rc<Path>, mut caller: TcpStream, from: SocketAddr) {
+    let shared = path.shared.clone();
+    let mut record = Record::new(&shared, Direction::Inbound, from);
+    let opened = match original_destination(&caller) {
+        None => Err(Refusal::NoOriginalDestination),
+        Some(to) => admit_and_dial(&shared, to, Caller::Plaintext(record.source().ip()), &mut record).await,
+    };
+    match opened {
+        Err(refusal) => {
+            copy::Side::abort(&mut caller);
+            record.refused(&refusal);
+        }
+        Ok(mut app) => {
+            let live = shared.live.open(Direction::Inbound, record.source(), record.destination(), None, false);
+            record.carry(&live, copy::carry(&mut caller, &mut app, &live)).await;
+        }
+    }
+}
+
+/// Answers one peer's sidecar: handshake, then what the agreed framing says.
+pub async fn serve_tunnel(path: Rc<Path>, tcp: TcpStream, from: SocketAddr) {
+    let shared = path.shared.clone();
+    let Some(permit) = shared.limits.handshake() else {
+        shared.observe.limit("handshakes");
+        return Record::new(&shared, Direction::Inbound, from).refused(&Refusal::Limit("handshakes in progress"));
+    };
+    let accepted = Tls::accept(&shared, tcp, shared.settings.connect_time).await;
+    drop(permit);
+    let (tls, proven) = match accepted {
+        Ok(accepted) => accepted,
+        Err(refusal) => {
+            shared.observe.handshake_failed(refusal.code());
+            return Record::new(&shared, Direction::Inbound, from).refused(&refusal);
+        }
+    };
+    shared.observe.handshake();
+    match proven.framing {
+        Framing::Alone => serve_alone(&shared, tls, proven, from).await,
+        Framing::Pooled => serve_pooled(path, tls, proven, from).await,
+        Framing::Proof => proof::answer(&shared, tls, proven).await,
+    }
+}
+
+async fn serve_alone(shared: &Arc<Shared>, mut tls: Tls, proven: Proven, from: SocketAddr) {
+    let mut record = Record::new(shared, Direction::Inbound, from);
+    record.peer(&proven.peer.leaf.id);
+    record.group(proven.group);
+    record.framing(Framing::Alone);
+    let tunnel = shared.live.hold(Arc::new(proven.into_tunnel(from, false)));
+    match open_alone(shared, &mut tls, &tunnel, &mut record).await {
+        Err(refusal) => {
+            // The peer may be gone already; what it was told is in the record.
+            drop(tls.write_all(head::write_refusal(&refusal).as_bytes()).await);
+            drop(tls.shutdown().await);
+            record.refused(&refusal);
+        }
+        Ok(mut app) => {
+            let live = shared.live.open(
+                Direction::Inbound,
+                record.source(),
+                record.destination(),
+                Some(tunnel.item.clone()),
+                false,
+            );
+            record.carry(&live, copy::carry(&mut tls, &mut app, &live)).await;
+        }
+    }
+}
+
+async fn open_alone(
+    shared: &Shared,
+    tls: &mut Tls,
+    tunnel: &Tunnel,
+    record: &mut Record,
+) -> Result<TcpStream, Refusal> {
+    let limit = shared.settings.head_time;
+    let read = tokio::time::timeout(limit, read_request(tls, shared.settings.head_bytes));
+    let to = read.await.map_err(|_| Refusal::HeadTimeout(limit))??;
+    let app = admit_and_dial(shared, to, Caller::Identity(tunnel.peer.leaf.id.as_str()), record).await?;
+    tls.write_all(head::OPEN).await.map_err(Refusal::TunnelBroke)?;
+    tls.flush().await.map_err(Refusal::TunnelBroke)?;
+    Ok(app)
+}
+
+async fn read_request(tls: &mut Tls, head_bytes: u32) -> Result<SocketAddr, Refusal> {
+    let mut bytes = Vec::with_capacity(256);
+    loop {
+        if tls.read_buf(&mut bytes).await.map_err(Refusal::TunnelBroke)? == 0 {
+            return Err(Refusal::TunnelBroke(std::io::ErrorKind::UnexpectedEof.into()));
+        }
+        if let Some(found) = head::request(&bytes)? {
+            bytes.drain(..found.length);
+            tls.unread(bytes);
+            return Ok(found.content);
+        }
+        if bytes.len() >= head_bytes as usize {
+            return Err(Refusal::HeadTooLarge(head_bytes));
+        }
+    }
+}
+
+async fn serve_pooled(path: Rc<Path>, tls: Tls, proven: Proven, from: SocketAddr) {
+    let shared = path.shared.clone();
+    let group = proven.group;
+    let tunnel = Rc::new(shared.live.hold(Arc::new(proven.into_tunnel(from, false))));
+    let limit = shared.settings.head_time;
+    let handshake = pooled::server(&shared.settings).handshake::<_, Bytes>(tls);
+    let mut connection = match tokio::time::timeout(limit, handshake).await {
+        Ok(Ok(connection)) => connection,
+        Ok(Err(error)) => return tracing::debug!(%from, %error, "HTTP/2 preface refused"),
+        Err(_) => return tracing::debug!(%from, "HTTP/2 preface did not arrive in time"),
+    };
+    let (mut drain, mut draining) = (pin!(path.draining()), false);
+    loop {
+        tokio::select! {
+            accepted = connection.accept() => match accepted {
+                Some(Ok((request, respond))) => {
+                    tokio::task::spawn_local(serve_stream(shared.clone(), tunnel.clone(), request, respond, group, from));
+                }
+                Some(Err(error)) => return tracing::debug!(%from, peer = %tunnel.peer.leaf.id, %error, "tunnel ended"),
+                None => return,
+            },
+            reason = tunnel.cut.wait() => {
+                tracing::info!(%from, peer = %tunnel.peer.leaf.id, %reason, "tunnel cut");
+                connection.abrupt_shutdown(Reason::NO_ERROR);
+                // One turn lets GOAWAY leave; the streams were cut one by one before.
+                drop(tokio::time::timeout(limit, std::future::poll_fn(|cx| connection.poll_closed(cx))).await);
+                return;
+            }
+            () = &mut drain, if !draining => {
+                draining = true;
+                connection.graceful_shutdown();
+            }
+        }
+    }
+}
+
+async fn serve_stream(
+    shared: Arc<Shared>,
+    tunnel: Rc<Registered<Tunnel>>,
+    request: http::Request<RecvStream>,
+    mut respond: SendResponse<Bytes>,
+    group: &'static str,
+    from: SocketAddr,
+) {
+    let mut record = Record::new(&shared, Direction::Inbound, from);
+    record.peer(&tunnel.peer.leaf.id);
+    record.group(group);
+    record.framing(Framing::Pooled);
+    let opened = open_stream(&shared, &tunnel, &request, &mut record).await;
+    let (mut app, mut stream) = match opened {
+        Err(refusal) => {
+            let mut response = http::Response::new(());
+            *response.status_mut() =
+                http::StatusCode::from_u16(refusal.status()).unwrap_or(http::StatusCode::BAD_REQUEST);
+            if let Ok(value) = refusal.proxy_status().parse() {
+                response.headers_mut().insert("proxy-status", value);
+            }
+            // A peer that is gone cannot be answered; the record says what happened.
+            drop(respond.send_response(response, true));
+            return record.refused(&refusal);
+        }
+        Ok(app) => match respond.send_response(http::Response::new(()), false) {
+            Ok(send) => (app, Stream::new(send, request.into_body())),
+            Err(error) => return record.refused(&Refusal::TunnelBroke(std::io::Error::other(error))),
+        },
+    };
+    let live =
+        shared.live.open(Direction::Inbound, record.source(), record.destination(), Some(tunnel.item.clone()), false);
+    record.carry(&live, copy::carry(&mut stream, &mut app, &live)).await;
+}
+
+async fn open_stream(
+    shared: &Shared,
+    tunnel: &Tunnel,
+    request: &http::Request<RecvStream>,
+    record: &mut Record,
+) -> Result<TcpStream, Refusal> {
+    if request.method() != http::Method::CONNECT || request.extensions().get::<h2::ext::Protocol>().is_some() {
+        return Err(Refusal::NotConnect);
+    }
+    let authority = request.uri().authority().ok_or(Refusal::BadTarget)?;
+    let to = head::target(authority.as_str())?;
+    admit_and_dial(shared, to, Caller::Identity(tunnel.peer.leaf.id.as_str()), record).await
+}
+
+/// The verdict, and for an admitted caller a connection to the application.
+async fn admit_and_dial(
+    shared: &Shared,
+    to: SocketAddr,
+    caller: Caller<'_>,
+    record: &mut Record,
+) -> Result<TcpStream, Refusal> {
+    record.to(to);
+    let state = shared.view.state().ok_or(Refusal::NoConfiguration)?;
+    if shared.is_own_port(to) {
+        return Err(Refusal::OwnPort(to));
+    }
+    // Loopback and link-local are never among a workload's addresses; refused all the same if a configuration says so.
+    if !state.addresses.contains(&to.ip()) || crate::shared::is_local_only(to.ip()) {
+        return Err(Refusal::ForeignTarget(to));
+    }
+    let verdict = state.table.judge(&caller, to.port());
+    let (decision, reason) = (verdict.decision, verdict.reason);
+    record.verdict(verdict);
+    match decision {
+        Decision::Deny => Err(Refusal::Denied(reason.code())),
+        Decision::Allow => shared.sources.dial(to, shared.settings.connect_time).await,
+    }
+}

@@ -1,0 +1,77 @@
+//! The three listeners of one data path thread. The accept loop survives every error: out of file descriptors it backs off
+//! (F36), and above the limit of connections it refuses at once.
+use super::{Path, inbound, outbound, socket};
+use std::io;
+use std::net::SocketAddr;
+use std::pin::pin;
+use std::rc::Rc;
+use std::time::Duration;
+use tokio::net::{TcpListener, TcpStream};
+
+/// What a listener is for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Purpose {
+    /// 15001.
+    Outbound,
+    /// 15006.
+    Plaintext,
+    /// 15008.
+    Tunnel,
+}
+
+/// The first pause after an error of accept; doubles up to a second.
+const FIRST_PAUSE: Duration = Duration::from_millis(10);
+const LONGEST_PAUSE: Duration = Duration::from_secs(1);
+
+/// Accepts until told to stop.
+pub async fn accept(path: Rc<Path>, listener: TcpListener, purpose: Purpose) {
+    let mut pause = FIRST_PAUSE;
+    let mut draining = pin!(path.draining());
+    loop {
+        let accepted = tokio::select! {
+            accepted = listener.accept() => accepted,
+            // New inbound connections end with the drain; outbound works until the application has exited (F39).
+            () = &mut draining, if purpose != Purpose::Outbound => return,
+        };
+        match accepted {
+            Ok((stream, from)) => {
+                pause = FIRST_PAUSE;
+                start(&path, stream, from, purpose);
+            }
+            // The peer was gone before it was accepted: no fault of ours, and no reason to wait.
+            Err(error) if error.kind() == io::ErrorKind::ConnectionAborted => {}
+            Err(error) => {
+                path.shared.observe.accept_failed(&error);
+                tracing::warn!(%error, ?purpose, "accept failed; waiting");
+                tokio::time::sleep(pause).await;
+                pause = (pause * 2).min(LONGEST_PAUSE);
+            }
+        }
+    }
+}
+
+fn start(path: &Rc<Path>, stream: TcpStream, from: SocketAddr, purpose: Purpose) {
+    let Some(permit) = path.shared.limits.connection() else {
+        path.shared.observe.limit("connections");
+        // Dropped with a reset, so that nothing lingers.
+        drop(stream.set_zero_linger());
+        return;
+    };
+    if let Err(error) = socket::tune(&stream) {
+        return tracing::debug!(%error, %from, "connection was gone before it could be served");
+    }
+    let path = path.clone();
+    tokio::task::spawn_local(async move {
+        match purpose {
+            Purpose::Outbound => outbound::serve(path, stream, from).await,
+            Purpose::Plaintext => inbound::serve_plaintext(path, stream, from).await,
+            Purpose::Tunnel => inbound::serve_tunnel(path, stream, from).await,
+        }
+        drop(permit);
+    });
+}
+
+/// Opens a listener that shares its port with those of the other data path threads.
+pub fn open(address: SocketAddr) -> io::Result<std::net::TcpListener> {
+    socket::listen(address)
+}

@@ -1,0 +1,240 @@
+//! The composition root of `signet-sidecar run`: what is built from what, who runs on which thread, and how it stops.
+//!
+//! ```text
+//! control thread:  enrolment -> Credentials     control stream -> View     keeper, reports, admin, health, signals
+//! worker threads:  path::Path (accept ... copy), one runtime each, fed by Credentials and View
+//! ```
+//! SIGTERM or SIGINT: no new inbound, peers are told, what is open may finish within the grace; outbound works until the end.
+use crate::admin::{self, Door, Source, Step};
+use crate::capture;
+use crate::config::Config;
+use crate::control::{Control, Store};
+use crate::keeper::{self, Ages};
+use crate::live::CutReason;
+use crate::observe::AccessLog;
+use crate::path::listen::{self, Purpose};
+use crate::path::{Path, socket::Sources};
+use crate::report::Reporter;
+use crate::shared::{Settings, Shared};
+use crate::view::View;
+use anyhow::Context as _;
+use signet_enroll::Enroller;
+use signet_identity::SpiffeId;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::os::unix::fs::DirBuilderExt as _;
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+use std::thread;
+use std::time::Duration;
+use tokio::runtime::{Builder, LocalOptions};
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::watch;
+
+/// Runs the sidecar until it is told to stop. Blocks.
+pub fn run(config: &Config) -> anyhow::Result<()> {
+    // Every connection is two descriptors; the soft limit is often 1,024.
+    raise_open_files()?;
+    let runtime_dir = &config.runtime_dir;
+    std::fs::DirBuilder::new()
+        .recursive(true)
+        .mode(0o700)
+        .create(runtime_dir)
+        .with_context(|| format!("cannot make {}", runtime_dir.display()))?;
+    let enroller = Enroller::new(config.ca.clone()).context("enrolment")?;
+    let credentials = enroller.credentials();
+    let (view, questions) = View::new();
+    let access_log = config
+        .access_log
+        .map(|format| AccessLog::start(format, std::io::stdout()))
+        .transpose()
+        .context("access log")?;
+    let reporter = Reporter { access_log: access_log.clone(), ..Reporter::default() };
+    let sources = Sources::new(capture::sources(config.capture.source_addresses));
+    let shared = Shared::new(settings(config), credentials.clone(), view.clone(), sources, reporter.clone());
+    let operator = SpiffeId::workload(&config.ca.trust_domain, &config.ca.control_namespace, "signet-operator")
+        .context("the operator's identity")?;
+    let store = Store::new(runtime_dir);
+    let connected = Arc::new(AtomicBool::new(false));
+    let control = Control {
+        address: config.operator.clone(),
+        operator,
+        credentials,
+        view,
+        store,
+        connected: connected.clone(),
+        edges: reporter.edges.clone(),
+    };
+
+    // The control thread is this one: the data path cannot starve it, nor it the data path.
+    let runtime = Builder::new_current_thread().enable_all().build()?;
+    runtime.block_on(async {
+        let mut terminate = signal(SignalKind::terminate())?;
+        let mut interrupt = signal(SignalKind::interrupt())?;
+        let (drain, draining) = watch::channel(false);
+        let (stop, stopping) = watch::channel(false);
+        let workers = start_workers(config, &shared, &draining, &stopping)?;
+        let source = Arc::new(Source {
+            shared: shared.clone(),
+            metrics: reporter.metrics.clone(),
+            access_log: access_log.clone(),
+            operator_connected: connected,
+            readiness: shared.readiness.clone(),
+        });
+        let loopback = [Ipv4Addr::LOCALHOST.into(), Ipv6Addr::LOCALHOST.into()];
+        tokio::spawn(admin::serve(Door::Admin, doors(&loopback, config.ports.admin)?, source.clone()));
+        tokio::spawn(admin::serve(Door::Health, doors(&config.addresses, config.ports.health)?, source));
+        tokio::spawn(become_ready(shared.clone(), enroller.status()));
+        tokio::spawn(enroller.run());
+        tokio::spawn(control.run(questions));
+        let ages = Ages { grace: config.tunnel.grace, foreign: config.tunnel.max_age_foreign };
+        tokio::spawn(keeper::keep(shared.clone(), ages));
+        tokio::spawn(look_for_redirect(shared.clone()));
+        tokio::select! {
+            _ = terminate.recv() => {}
+            _ = interrupt.recv() => {}
+        }
+        tracing::info!(grace = ?config.drain_grace, open = shared.live.count(), "stopping: no new inbound connections; what is open may finish");
+        drain.send_replace(true);
+        shared.readiness.stop();
+        tokio::select! {
+            () = drained(&shared, config.drain_grace) => {}
+            // Asked twice: at once.
+            _ = terminate.recv() => {}
+            _ = interrupt.recv() => {}
+        }
+        for live in shared.live.connections() {
+            live.cut.throw(CutReason::Drained);
+        }
+        stop.send_replace(true);
+        for worker in workers {
+            worker.join().map_err(|_| anyhow::anyhow!("a data path thread panicked"))??;
+        }
+        if let Some(log) = &access_log {
+            log.flush(Duration::from_secs(1));
+        }
+        anyhow::Ok(())
+    })
+}
+
+/// Notes the first certificate and the first configuration.
+async fn become_ready(shared: Arc<Shared>, mut status: watch::Receiver<signet_enroll::Status>) {
+    let mut changes = shared.view.changes();
+    // An ended sender means that the process is ending.
+    if status.wait_for(|status| status.serial.is_some()).await.is_ok() {
+        shared.readiness.reached(Step::Certificate);
+    }
+    while shared.view.state().is_none() {
+        if changes.changed().await.is_err() {
+            return;
+        }
+    }
+    shared.readiness.reached(Step::Configuration);
+}
+
+/// A listener for each of these addresses that this host has a family for.
+fn doors(addresses: &[IpAddr], port: u16) -> anyhow::Result<Vec<tokio::net::TcpListener>> {
+    let mut listeners = Vec::new();
+    for ip in addresses {
+        let address = SocketAddr::new(*ip, port);
+        match admin::open(address) {
+            Err(error) if ip.is_ipv6() && no_ipv6(&error) => {}
+            opened => listeners.push(opened.with_context(|| format!("cannot listen on {address}"))?),
+        }
+    }
+    Ok(listeners)
+}
+
+/// Calls itself through the redirect until such a call has arrived: before that the sidecar is not ready.
+async fn look_for_redirect(shared: Arc<Shared>) {
+    let mut pause = Duration::from_millis(20);
+    while shared.readiness.missing().contains(&Step::Redirect.missing()) {
+        // Refused or unanswered while there is no redirect; what counts is what arrives.
+        drop(tokio::time::timeout(Duration::from_secs(1), tokio::net::TcpStream::connect(capture::PROBE)).await);
+        tokio::time::sleep(pause).await;
+        pause = (pause * 2).min(Duration::from_secs(1));
+    }
+}
+
+/// Resolves when nothing is open any more, or the grace is over.
+async fn drained(shared: &Shared, grace: Duration) {
+    let end = tokio::time::Instant::now() + grace;
+    while tokio::time::Instant::now() < end {
+        if shared.live.count() == 0 {
+            return;
+        }
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+}
+
+type Worker = thread::JoinHandle<anyhow::Result<()>>;
+
+/// Opens every worker's listeners before the first thread starts, so that a taken port is an error of the start.
+fn start_workers(
+    config: &Config,
+    shared: &Arc<Shared>,
+    draining: &watch::Receiver<bool>,
+    stopping: &watch::Receiver<bool>,
+) -> anyhow::Result<Vec<Worker>> {
+    let mut workers = Vec::new();
+    for number in 0..config.workers {
+        let mut listeners = Vec::new();
+        for (purpose, address) in addresses(config) {
+            let listener = match listen::open(address) {
+                // A host without IPv6 has nothing to listen on there.
+                Err(error) if address.is_ipv6() && no_ipv6(&error) => continue,
+                opened => opened.with_context(|| format!("cannot listen on {address} for {purpose:?}"))?,
+            };
+            listeners.push((purpose, listener));
+        }
+        let (shared, draining, mut stopping) = (shared.clone(), draining.clone(), stopping.clone());
+        let body = move || -> anyhow::Result<()> {
+            let runtime = Builder::new_current_thread().enable_all().build_local(LocalOptions::default())?;
+            let stop = async move {
+                // A sender that is gone means that the process is ending.
+                drop(stopping.wait_for(|stop| *stop).await);
+            };
+            runtime.block_on(Path::run(shared, listeners, draining, stop)).context("data path")
+        };
+        workers.push(thread::Builder::new().name(format!("path-{number}")).spawn(body)?);
+    }
+    Ok(workers)
+}
+
+fn no_ipv6(error: &std::io::Error) -> bool {
+    matches!(error.raw_os_error(), Some(code) if [97, 99].contains(&code))
+}
+
+fn addresses(config: &Config) -> Vec<(Purpose, SocketAddr)> {
+    let ports = &config.ports;
+    let loopback = [IpAddr::from(Ipv4Addr::LOCALHOST), IpAddr::from(Ipv6Addr::LOCALHOST)];
+    let outbound = loopback.iter().map(|ip| (Purpose::Outbound, SocketAddr::new(*ip, ports.outbound)));
+    let inbound = config.addresses.iter().flat_map(|ip| {
+        [
+            (Purpose::Plaintext, SocketAddr::new(*ip, ports.plaintext)),
+            (Purpose::Tunnel, SocketAddr::new(*ip, ports.tunnel)),
+        ]
+    });
+    outbound.chain(inbound).collect()
+}
+
+fn settings(config: &Config) -> Settings {
+    Settings {
+        connect_time: config.limits.connect_time,
+        head_time: config.limits.head_time,
+        head_bytes: config.limits.head_bytes,
+        unknown_wait: config.limits.unknown_wait,
+        idle_tunnel: config.tunnel.idle,
+        streams: config.tunnel.streams,
+        alone_above: config.tunnel.alone_above,
+        connections: config.limits.connections as usize,
+        handshakes: config.limits.handshakes as usize,
+        own_ports: config.ports.all().to_vec(),
+    }
+}
+
+fn raise_open_files() -> anyhow::Result<()> {
+    use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+    let limit = getrlimit(Resource::Nofile);
+    setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, maximum: limit.maximum })
+        .context("cannot raise the limit of open files")
+}

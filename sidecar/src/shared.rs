@@ -1,0 +1,165 @@
+//! What every data path thread shares: settings, credentials, the view of the mesh, what is open, and the limits. Built by `run`.
+use crate::admin::{Readiness, Step};
+use crate::live::Registry;
+use crate::path::socket;
+use crate::refusal::Refusal;
+use crate::report::Reporter;
+use crate::tls::Framing;
+use crate::view::View;
+use signet_identity::{ClientAuth, Credentials, Svid, WorkloadUid};
+use std::collections::HashMap;
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+
+/// Times and sizes of the data path, from the configuration.
+#[derive(Debug, Clone)]
+pub struct Settings {
+    /// For TCP connect and for each TLS handshake.
+    pub connect_time: Duration,
+    /// For a CONNECT head to arrive.
+    pub head_time: Duration,
+    /// Largest CONNECT head, in bytes.
+    pub head_bytes: u32,
+    /// How long a connection into the mesh's ranges waits for the operator to name the workload.
+    pub unknown_wait: Duration,
+    /// A pooled tunnel that carries nothing for this long is closed.
+    pub idle_tunnel: Duration,
+    /// Connections on one pooled tunnel.
+    pub streams: u32,
+    /// Above this average, in bytes, connections to a port get tunnels of their own.
+    pub alone_above: u64,
+    /// Connections at once.
+    pub connections: usize,
+    /// Handshakes in progress at once, inbound.
+    pub handshakes: usize,
+    /// Ports of the sidecar itself.
+    pub own_ports: Vec<u16>,
+}
+
+/// What may be in progress at once.
+#[derive(Debug)]
+pub struct Limits {
+    connections: Arc<Semaphore>,
+    handshakes: Arc<Semaphore>,
+}
+
+impl Limits {
+    pub fn connection(&self) -> Option<OwnedSemaphorePermit> {
+        self.connections.clone().try_acquire_owned().ok()
+    }
+    pub fn handshake(&self) -> Option<OwnedSemaphorePermit> {
+        self.handshakes.clone().try_acquire_owned().ok()
+    }
+}
+
+/// rustls configurations, made once; they read the present credentials at each handshake.
+pub struct Configs {
+    server: Arc<rustls::ServerConfig>,
+    clients: HashMap<Framing, Arc<rustls::ClientConfig>>,
+}
+
+impl Configs {
+    pub fn client(&self, framing: Framing) -> Arc<rustls::ClientConfig> {
+        self.clients[&framing].clone()
+    }
+    pub fn server(&self) -> Arc<rustls::ServerConfig> {
+        self.server.clone()
+    }
+}
+
+/// What every data path thread shares.
+pub struct Shared {
+    /// Times and sizes.
+    pub settings: Settings,
+    /// The present SVID and trust.
+    pub credentials: Arc<Credentials>,
+    /// Rules, posture, destinations.
+    pub view: Arc<View>,
+    /// What is open.
+    pub live: Arc<Registry>,
+    /// Where applications are called from.
+    pub sources: socket::Sources,
+    /// Metrics and access log.
+    pub observe: Reporter,
+    /// What has happened of what must have happened once.
+    pub readiness: Arc<Readiness>,
+    /// What may be in progress.
+    pub limits: Limits,
+    /// rustls configurations.
+    pub tls: Configs,
+}
+
+impl Shared {
+    /// From its parts.
+    pub fn new(
+        settings: Settings,
+        credentials: Arc<Credentials>,
+        view: Arc<View>,
+        sources: socket::Sources,
+        observe: Reporter,
+    ) -> Arc<Self> {
+        let limits = Limits {
+            connections: Arc::new(Semaphore::new(settings.connections)),
+            handshakes: Arc::new(Semaphore::new(settings.handshakes)),
+        };
+        // The record layer takes the traffic keys out of rustls after each handshake.
+        let mut server = rustls::ServerConfig::clone(
+            &credentials.server_config(ClientAuth::Required, &Framing::ALL.map(Framing::alpn)),
+        );
+        server.enable_secret_extraction = true;
+        let client = |framing: Framing| {
+            let mut config = rustls::ClientConfig::clone(&credentials.client_config(&[framing.alpn()]));
+            config.enable_secret_extraction = true;
+            (framing, Arc::new(config))
+        };
+        let tls = Configs { server: Arc::new(server), clients: Framing::ALL.map(client).into() };
+        Arc::new(Self {
+            settings,
+            credentials,
+            view,
+            live: Arc::default(),
+            sources,
+            observe,
+            readiness: Arc::default(),
+            limits,
+            tls,
+        })
+    }
+
+    /// A call of ours came back through the redirect.
+    pub fn redirect_seen(&self) {
+        self.readiness.reached(Step::Redirect);
+    }
+
+    /// Unix seconds.
+    pub fn now(&self) -> u64 {
+        SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_secs())
+    }
+
+    /// The present SVID, if it is still valid: nothing is proved with one that has ended.
+    pub fn usable_svid(&self) -> Result<Arc<Svid>, Refusal> {
+        let svid = self.credentials.svid().ok_or(Refusal::NoSvid)?;
+        if svid.not_after() < self.now() { Err(Refusal::SvidExpired) } else { Ok(svid) }
+    }
+
+    pub fn is_own_port(&self, to: SocketAddr) -> bool {
+        self.settings.own_ports.contains(&to.port())
+            && (is_local_only(to.ip()) || self.view.state().is_none_or(|state| state.addresses.contains(&to.ip())))
+    }
+
+    pub fn is_own_uid(&self, uid: Option<&WorkloadUid>) -> bool {
+        uid.is_some() && self.credentials.svid().as_ref().and_then(|svid| svid.uid()) == uid
+    }
+}
+
+/// Loopback, link-local, unspecified or multicast: never a workload's address.
+pub fn is_local_only(address: IpAddr) -> bool {
+    match address {
+        IpAddr::V4(a) => {
+            a.is_loopback() || a.is_link_local() || a.is_unspecified() || a.is_multicast() || a.is_broadcast()
+        }
+        IpAddr::V6(a) => a.is_loopback() || a.is_unicast_link_local() || a.is_unspecified() || a.is_multicast(),
+    }
+}

@@ -1,0 +1,43 @@
+//! The tunnel's TLS: one type, [`Tls`], so that the way records are read and written can change without anyone noticing. rustls makes the handshake, and afterwards a record layer of our own carries the bytes, with
+//! aws-lc-rs in place on pooled buffers. Measured against rustls' own buffered records it takes a third less CPU in bulk, and an
+//! idle connection holds no buffer. Used by `path` and `proof`.
+//!
+//! What a record layer owes, and where it is paid: sequence numbers and usage limits (`cipher`), KeyUpdate both ways, alerts,
+//! close_notify for each direction, and the ciphertext that the handshake left over (`stream`, `handshake`). RFC 8446 section 5.
+mod cipher;
+mod handshake;
+mod stream;
+mod tunnel;
+
+use handshake::{Established, client, server};
+use stream::Records;
+pub use tunnel::{Framing, Proven, Tls, is_alert};
+
+use std::cell::RefCell;
+
+/// One pooled buffer: four records of the greatest size (5 of header, 16,384 of content, 1 of type, 16 of tag).
+pub const BUFFER: usize = 4 * (cipher::HEADER + cipher::LARGEST + 1 + cipher::TAG);
+/// Buffers that a thread keeps for reuse: 640 KiB. What is above goes back to the allocator (pools that kept all of theirs held
+/// 45 MB).
+const KEPT: usize = 10;
+
+thread_local! {
+    static POOL: RefCell<Vec<Box<[u8]>>> = const { RefCell::new(Vec::new()) };
+}
+
+/// A buffer of `BUFFER` bytes from the pool of this thread. Not zeroed: whoever takes it reads only what it wrote.
+pub fn take_buffer() -> Box<[u8]> {
+    POOL.with_borrow_mut(Vec::pop).unwrap_or_else(|| vec![0; BUFFER].into_boxed_slice())
+}
+
+/// Gives a buffer back.
+pub fn give_back(buffer: Box<[u8]>) {
+    POOL.with_borrow_mut(|pool| {
+        if pool.len() < KEPT {
+            pool.push(buffer);
+        }
+    });
+}
+
+#[cfg(test)]
+mod tests;

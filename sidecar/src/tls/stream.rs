@@ -1,0 +1,432 @@
+//! The connection after its handshake: bytes in, records out, and back. close_notify ends one direction; the end of the TCP stream
+//! without it is an error, never an end.
+use super::cipher::{self, ALERT, Cipher, DATA, HANDSHAKE, RecordError, record_length};
+use super::{BUFFER, give_back, take_buffer};
+use rustls::client::ClientConnectionData;
+use rustls::kernel::KernelConnection;
+use rustls::server::ServerConnectionData;
+use std::io;
+use std::pin::Pin;
+use std::task::{Context, Poll, ready};
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::net::TcpStream;
+
+const CLOSE_NOTIFY: u8 = 0;
+const USER_CANCELED: u8 = 90;
+const UNEXPECTED_MESSAGE: u8 = 10;
+const WARNING: u8 = 1;
+const FATAL: u8 = 2;
+const KEY_UPDATE: u8 = 24;
+const NEW_SESSION_TICKET: u8 = 4;
+/// Records without content in a row; a peer that sends more only burns our time (OpenSSL refuses after 32 too).
+const EMPTY_RECORDS: u8 = 32;
+
+/// What rustls keeps so that keys can change later.
+pub enum Kernel {
+    /// We are the client.
+    Client(Box<KernelConnection<ClientConnectionData>>),
+    /// We are the server.
+    Server(Box<KernelConnection<ServerConnectionData>>),
+}
+
+impl Kernel {
+    fn next_sealer(&mut self) -> Result<Cipher, rustls::Error> {
+        let (sequence, secrets) = match self {
+            Self::Client(kernel) => kernel.update_tx_secret()?,
+            Self::Server(kernel) => kernel.update_tx_secret()?,
+        };
+        Cipher::new((sequence, &secrets))
+    }
+    fn next_opener(&mut self) -> Result<Cipher, rustls::Error> {
+        let (sequence, secrets) = match self {
+            Self::Client(kernel) => kernel.update_rx_secret()?,
+            Self::Server(kernel) => kernel.update_rx_secret()?,
+        };
+        Cipher::new((sequence, &secrets))
+    }
+}
+
+/// A window into a pooled buffer that is held only while the window is not empty.
+#[derive(Default)]
+struct Window {
+    buffer: Option<Box<[u8]>>,
+    start: usize,
+    end: usize,
+}
+
+impl Window {
+    fn bytes(&self) -> &[u8] {
+        self.buffer.as_ref().map_or(&[], |buffer| &buffer[self.start..self.end])
+    }
+    fn consume(&mut self, count: usize) {
+        self.start += count;
+        if self.start == self.end {
+            self.release();
+        }
+    }
+    fn release(&mut self) {
+        (self.start, self.end) = (0, 0);
+        if let Some(buffer) = self.buffer.take() {
+            give_back(buffer);
+        }
+    }
+    /// Room behind the window; what is in it moves to the front when less than `want` is left.
+    fn room(&mut self, want: usize) -> &mut [u8] {
+        let buffer = self.buffer.get_or_insert_with(take_buffer);
+        if self.start == self.end {
+            (self.start, self.end) = (0, 0);
+        }
+        if BUFFER - self.end < want && self.start > 0 {
+            buffer.copy_within(self.start..self.end, 0);
+            (self.start, self.end) = (0, self.end - self.start);
+        }
+        &mut buffer[self.end..]
+    }
+}
+
+impl Drop for Window {
+    fn drop(&mut self) {
+        self.release();
+    }
+}
+
+/// One TLS connection.
+pub struct Records {
+    tcp: TcpStream,
+    kernel: Kernel,
+    opener: Cipher,
+    sealer: Cipher,
+    /// Ciphertext that has arrived.
+    incoming: Window,
+    /// Where opened content that did not fit into the reader's buffer lies in `incoming`; before its ciphertext window.
+    opened: std::ops::Range<usize>,
+    /// Plaintext from before this record layer: of the handshake, or given back.
+    ahead: Vec<u8>,
+    /// Ciphertext that has not left.
+    outgoing: Window,
+    read_closed: bool,
+    write_closed: bool,
+    owes_key_update: bool,
+    empty_records: u8,
+}
+
+impl Records {
+    pub(super) fn new(
+        tcp: TcpStream,
+        kernel: Kernel,
+        opener: Cipher,
+        sealer: Cipher,
+        buffer: Option<Box<[u8]>>,
+        filled: usize,
+        ahead: Vec<u8>,
+    ) -> Self {
+        let mut incoming = Window { buffer, start: 0, end: filled };
+        if filled == 0 {
+            incoming.release();
+        }
+        Self {
+            tcp,
+            kernel,
+            opener,
+            sealer,
+            incoming,
+            opened: 0..0,
+            ahead,
+            outgoing: Window::default(),
+            read_closed: false,
+            write_closed: false,
+            owes_key_update: false,
+            empty_records: 0,
+        }
+    }
+
+    /// The socket below.
+    pub fn tcp(&self) -> &TcpStream {
+        &self.tcp
+    }
+
+    #[cfg(test)]
+    pub(super) fn holds_buffer(&self) -> bool {
+        self.incoming.buffer.is_some() || self.outgoing.buffer.is_some()
+    }
+
+    /// Gives back plaintext that was read too far: the next read returns it first.
+    pub fn unread(&mut self, mut bytes: Vec<u8>) {
+        bytes.extend_from_slice(&self.ahead);
+        self.ahead = bytes;
+    }
+
+    /// Hands out plaintext that is already there.
+    fn take_ready(&mut self, out: &mut ReadBuf<'_>) -> bool {
+        if !self.ahead.is_empty() {
+            let count = self.ahead.len().min(out.remaining());
+            out.put_slice(&self.ahead[..count]);
+            self.ahead.drain(..count);
+            if self.ahead.is_empty() {
+                self.ahead = Vec::new();
+            }
+            return true;
+        }
+        if self.opened.is_empty() {
+            return false;
+        }
+        if let Some(buffer) = &self.incoming.buffer {
+            let count = self.opened.len().min(out.remaining());
+            out.put_slice(&buffer[self.opened.start..self.opened.start + count]);
+            self.opened.start += count;
+        }
+        true
+    }
+
+    /// Opens the next whole record, if there is one. Data goes to `out` directly when it has room.
+    fn open_next(&mut self, out: &mut ReadBuf<'_>) -> Result<bool, RecordFailure> {
+        let Some(length) = record_length(self.incoming.bytes())? else { return Ok(false) };
+        if self.incoming.bytes().len() < length {
+            return Ok(false);
+        }
+        let start = self.incoming.start;
+        let Some(buffer) = &mut self.incoming.buffer else { return Ok(false) };
+        let record = &mut buffer[start..start + length];
+        let inner = length - cipher::HEADER - cipher::TAG;
+        self.incoming.start += length;
+        let (kind, content) = if out.remaining() >= inner {
+            let room = out.initialize_unfilled_to(inner);
+            let (kind, length) = self.opener.open_into(record, room)?;
+            if kind == DATA {
+                self.count_empty(length)?;
+                out.advance(length);
+                return Ok(true);
+            }
+            // Rare: a control message. Small, or it is refused below.
+            (kind, room[..length.min(64)].to_vec())
+        } else {
+            let (kind, range) = self.opener.open(record)?;
+            if kind == DATA {
+                self.count_empty(range.len())?;
+                self.opened = start + range.start..start + range.end;
+                return Ok(true);
+            }
+            (kind, record[range.start..range.end.min(range.start + 64)].to_vec())
+        };
+        self.control(kind, &content)?;
+        Ok(true)
+    }
+
+    fn count_empty(&mut self, length: usize) -> Result<(), RecordFailure> {
+        self.empty_records = if length == 0 { self.empty_records + 1 } else { 0 };
+        if self.empty_records > EMPTY_RECORDS {
+            Err(RecordFailure::new(UNEXPECTED_MESSAGE, "too many empty records"))
+        } else {
+            Ok(())
+        }
+    }
+
+    fn control(&mut self, kind: u8, content: &[u8]) -> Result<(), RecordFailure> {
+        match (kind, content) {
+            (ALERT, [_, CLOSE_NOTIFY]) => self.read_closed = true,
+            (ALERT, [_, USER_CANCELED]) => self.count_empty(0)?,
+            (ALERT, [_, description]) => return Err(RecordFailure::received(*description)),
+            (HANDSHAKE, [KEY_UPDATE, 0, 0, 1, request @ (0 | 1)]) => {
+                // Bounded like empty records: each costs a key derivation and carries nothing.
+                self.count_empty(0)?;
+                self.opener = self.kernel.next_opener().map_err(|_| RecordFailure::new(80, "key update failed"))?;
+                self.owes_key_update |= *request == 1;
+            }
+            // Tickets are never used: every handshake is verified against today's trust.
+            (HANDSHAKE, [NEW_SESSION_TICKET, ..]) if matches!(self.kernel, Kernel::Client(_)) => self.count_empty(0)?,
+            _ => return Err(RecordFailure::new(UNEXPECTED_MESSAGE, "unexpected message after the handshake")),
+        }
+        Ok(())
+    }
+
+    /// Seals one record behind what has not left yet; `write` puts its content in place.
+    fn queue(&mut self, kind: u8, length: usize, write: impl FnOnce(&mut [u8])) -> Result<(), RecordError> {
+        let room = self.outgoing.room(cipher::HEADER + length + 1 + cipher::TAG);
+        let place = room.get_mut(cipher::HEADER..cipher::HEADER + length).ok_or(RecordError::TooLong(length))?;
+        write(place);
+        let length = self.sealer.seal(kind, length, room)?;
+        self.outgoing.end += length;
+        Ok(())
+    }
+
+    fn queue_control(&mut self, kind: u8, content: &[u8]) -> Result<(), RecordError> {
+        self.queue(kind, content.len(), |place| place.copy_from_slice(content))
+    }
+
+    /// Changes the key that we seal with.
+    pub(super) fn update_key(&mut self) -> io::Result<()> {
+        self.queue_control(HANDSHAKE, &[KEY_UPDATE, 0, 0, 1, 0]).map_err(io::Error::other)?;
+        self.sealer = self.kernel.next_sealer().map_err(io::Error::other)?;
+        self.owes_key_update = false;
+        Ok(())
+    }
+
+    /// Sends what is queued; ready when nothing is left.
+    fn poll_send(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        while !self.outgoing.bytes().is_empty() {
+            let sent = ready!(Pin::new(&mut self.tcp).poll_write(cx, self.outgoing.bytes()))?;
+            if sent == 0 {
+                return Poll::Ready(Err(io::ErrorKind::WriteZero.into()));
+            }
+            self.outgoing.consume(sent);
+        }
+        Poll::Ready(Ok(()))
+    }
+
+    /// Tells the peer why, as far as the socket takes it at once, and becomes unusable.
+    fn fail(&mut self, cx: &mut Context<'_>, failure: RecordFailure) -> io::Error {
+        if let Some(alert) = failure.alert
+            && !self.write_closed
+            && self.queue_control(ALERT, &[FATAL, alert]).is_ok()
+        {
+            // Whether the alert leaves does not change what happened.
+            drop(self.poll_send(cx));
+        }
+        self.write_closed = true;
+        io::Error::new(io::ErrorKind::InvalidData, failure)
+    }
+}
+
+/// Why the connection cannot go on.
+#[derive(Debug, thiserror::Error)]
+#[error("{what}")]
+struct RecordFailure {
+    /// What the peer is told; `None` when it told us.
+    alert: Option<u8>,
+    what: String,
+}
+
+impl RecordFailure {
+    fn new(alert: u8, what: &str) -> Self {
+        Self { alert: Some(alert), what: what.into() }
+    }
+    fn received(description: u8) -> Self {
+        Self {
+            alert: None,
+            what: format!("the peer sent alert {description} ({:?})", rustls::AlertDescription::from(description)),
+        }
+    }
+}
+
+impl From<RecordError> for RecordFailure {
+    fn from(error: RecordError) -> Self {
+        Self { alert: Some(error.alert()), what: error.to_string() }
+    }
+}
+
+impl AsyncRead for Records {
+    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, out: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        let this = &mut *self;
+        let before = out.filled().len();
+        while out.remaining() > 0 {
+            if this.take_ready(out) {
+                continue;
+            }
+            if this.read_closed {
+                break;
+            }
+            match this.open_next(out) {
+                Ok(true) => continue,
+                Ok(false) => {}
+                // What was opened before the fault is handed out first; the fault comes again with the next read.
+                Err(failure) => return Poll::Ready(Err(this.fail(cx, failure))),
+            }
+            if out.filled().len() > before {
+                break;
+            }
+            let want = record_length(this.incoming.bytes()).ok().flatten().unwrap_or(cipher::HEADER + cipher::LARGEST);
+            let missing = want.saturating_sub(this.incoming.bytes().len()).max(1);
+            let mut buffer = ReadBuf::new(this.incoming.room(missing));
+            match Pin::new(&mut this.tcp).poll_read(cx, &mut buffer) {
+                Poll::Ready(Ok(())) => match buffer.filled().len() {
+                    0 => {
+                        this.incoming.release();
+                        return Poll::Ready(Err(io::ErrorKind::UnexpectedEof.into()));
+                    }
+                    count => this.incoming.end += count,
+                },
+                Poll::Ready(Err(error)) => return Poll::Ready(Err(error)),
+                Poll::Pending => {
+                    if this.incoming.bytes().is_empty() {
+                        this.incoming.release();
+                    }
+                    return Poll::Pending;
+                }
+            }
+        }
+        if this.incoming.bytes().is_empty() && this.opened.is_empty() {
+            this.incoming.release();
+        }
+        Poll::Ready(Ok(()))
+    }
+}
+
+impl AsyncWrite for Records {
+    fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, content: &[u8]) -> Poll<io::Result<usize>> {
+        self.poll_write_vectored(cx, &[io::IoSlice::new(content)])
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        contents: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        let this = &mut *self;
+        if this.write_closed {
+            return Poll::Ready(Err(io::ErrorKind::BrokenPipe.into()));
+        }
+        // Nothing is accepted while something waits: at most one buffer is queued, whatever the writer does.
+        ready!(this.poll_send(cx))?;
+        if this.owes_key_update || this.sealer.sequence() >= cipher::UPDATE_AFTER {
+            this.update_key()?;
+        }
+        let mut slices = contents.iter().map(|slice| &**slice).filter(|slice| !slice.is_empty());
+        let mut slice: &[u8] = slices.next().unwrap_or_default();
+        let mut left: usize = contents.iter().map(|slice| slice.len()).sum();
+        let mut taken = 0;
+        while left > 0 {
+            let length = left.min(cipher::LARGEST);
+            if this.outgoing.room(0).len() < cipher::HEADER + length + 1 + cipher::TAG {
+                break;
+            }
+            // Small pieces share a record: a frame's header never travels alone.
+            let gather = |mut place: &mut [u8]| {
+                while !place.is_empty() {
+                    let count = place.len().min(slice.len());
+                    place[..count].copy_from_slice(&slice[..count]);
+                    place = &mut place[count..];
+                    slice = &slice[count..];
+                    if slice.is_empty() {
+                        slice = slices.next().unwrap_or_default();
+                    }
+                }
+            };
+            this.queue(DATA, length, gather).map_err(io::Error::other)?;
+            (taken, left) = (taken + length, left - length);
+        }
+        // What the socket does not take now leaves with the next write or flush.
+        if let Poll::Ready(Err(error)) = this.poll_send(cx) {
+            return Poll::Ready(Err(error));
+        }
+        Poll::Ready(Ok(taken))
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        true
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.poll_send(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let this = &mut *self;
+        if !this.write_closed {
+            ready!(this.poll_send(cx))?;
+            this.queue_control(ALERT, &[WARNING, CLOSE_NOTIFY]).map_err(io::Error::other)?;
+            this.write_closed = true;
+        }
+        ready!(this.poll_send(cx))?;
+        Pin::new(&mut this.tcp).poll_shutdown(cx)
+    }
+}

@@ -1,0 +1,185 @@
+//! A tunnel between two sidecars: a finished handshake yields the stream and what it proved.
+use super::{BUFFER, Established, Records, client, server};
+use crate::live::{Exporter, Tunnel, Validity};
+use crate::path::Side;
+use crate::refusal::Refusal;
+use crate::shared::Shared;
+use rustls_pki_types::CertificateDer;
+use signet_identity::{Peer, Svid, tls};
+use std::io;
+use std::net::SocketAddr;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use std::time::Duration;
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::net::TcpStream;
+
+/// How a tunnel carries connections; named by ALPN, of which the client offers exactly one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Framing {
+    /// One TLS connection carries one application connection.
+    Alone,
+    /// HTTP/2: one TLS connection carries many (HBONE).
+    Pooled,
+    /// No connection at all: proves open tunnels again.
+    Proof,
+}
+
+impl Framing {
+    /// Every framing, in the order in which a server prefers them.
+    pub const ALL: [Self; 3] = [Self::Pooled, Self::Alone, Self::Proof];
+
+    /// The ALPN protocol name.
+    pub const fn alpn(self) -> &'static [u8] {
+        match self {
+            Self::Alone => b"http/1.1",
+            Self::Pooled => b"h2",
+            Self::Proof => b"signet-prove/1",
+        }
+    }
+
+    /// For logs.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Alone => "alone",
+            Self::Pooled => "pooled",
+            Self::Proof => "proof",
+        }
+    }
+}
+
+/// What a handshake proved.
+pub struct Proven {
+    /// The peer's verified identity.
+    pub peer: Peer,
+    /// What it presented.
+    pub chain: Vec<CertificateDer<'static>>,
+    /// Our SVID in this handshake.
+    pub own: Arc<Svid>,
+    /// Which framing was agreed.
+    pub framing: Framing,
+    /// The key exchange group, for logs.
+    pub group: &'static str,
+    /// Names the tunnel on both ends.
+    pub exporter: Exporter,
+}
+
+impl Proven {
+    /// The span in which both ends' leaves are valid.
+    pub fn validity(&self) -> Validity {
+        let leaf = &self.peer.leaf;
+        Validity::of((leaf.not_before, leaf.not_after), (self.own.not_before(), self.own.not_after()))
+    }
+
+    /// As an entry for the registry.
+    pub fn into_tunnel(self, remote: SocketAddr, outbound: bool) -> Tunnel {
+        let validity = self.validity();
+        Tunnel::new(self.peer, self.chain, self.own.id().clone(), self.exporter, remote, outbound, validity)
+    }
+}
+
+/// A TLS connection between two sidecars after its handshake.
+pub struct Tls {
+    records: Records,
+}
+
+impl Tls {
+    /// Opens TLS to a peer's sidecar. The chain is verified; which identity it must be is the caller's to check.
+    pub async fn connect(
+        shared: &Shared,
+        tcp: TcpStream,
+        framing: Framing,
+        limit: Duration,
+    ) -> Result<(Self, Proven), Refusal> {
+        let own = shared.usable_svid()?;
+        let handshake = tokio::time::timeout(limit, client(tcp, shared.tls.client(framing), tls::unnamed()));
+        let established =
+            handshake.await.map_err(|_| Refusal::HandshakeTimeout(limit))?.map_err(|e| Self::failed(e, true))?;
+        Self::finish(established, own)
+    }
+
+    /// Answers a peer's sidecar.
+    pub async fn accept(shared: &Shared, tcp: TcpStream, limit: Duration) -> Result<(Self, Proven), Refusal> {
+        let own = shared.usable_svid()?;
+        let handshake = tokio::time::timeout(limit, server(tcp, shared.tls.server()));
+        let established =
+            handshake.await.map_err(|_| Refusal::HandshakeTimeout(limit))?.map_err(|e| Self::failed(e, false))?;
+        Self::finish(established, own)
+    }
+
+    fn failed(error: io::Error, by_client: bool) -> Refusal {
+        match tls::rejection(&error) {
+            Some(rejection) => Refusal::PeerCertificate(rejection),
+            None if by_client && is_alert(&error) => Refusal::RefusedByPeer(error),
+            None => Refusal::Handshake(error),
+        }
+    }
+
+    fn finish(established: Established, own: Arc<Svid>) -> Result<(Self, Proven), Refusal> {
+        let Established { records, chain, alpn, group, binding } = established;
+        let peer = tls::peer(Some(&chain)).map_err(Refusal::PeerCertificate)?;
+        let framing = Framing::ALL.into_iter().find(|f| alpn.as_deref() == Some(f.alpn())).ok_or(Refusal::NoFraming)?;
+        let group = group.map_or("none", group_name);
+        Ok((Self { records }, Proven { peer, chain, own, framing, group, exporter: binding }))
+    }
+
+    /// Gives back bytes that were read too far: the next read returns them first.
+    pub fn unread(&mut self, bytes: Vec<u8>) {
+        self.records.unread(bytes);
+    }
+}
+
+/// Whether the other side spoke the refusal: a TLS alert, or an end in the middle.
+pub fn is_alert(error: &io::Error) -> bool {
+    let alert = error.get_ref().and_then(|inner| inner.downcast_ref::<rustls::Error>());
+    matches!(alert, Some(rustls::Error::AlertReceived(_)))
+        || matches!(error.kind(), io::ErrorKind::UnexpectedEof | io::ErrorKind::ConnectionReset)
+}
+
+fn group_name(group: rustls::NamedGroup) -> &'static str {
+    match group {
+        rustls::NamedGroup::X25519MLKEM768 => "X25519MLKEM768",
+        rustls::NamedGroup::X25519 => "X25519",
+        rustls::NamedGroup::secp256r1 => "secp256r1",
+        rustls::NamedGroup::secp384r1 => "secp384r1",
+        _ => "other",
+    }
+}
+
+impl AsyncRead for Tls {
+    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.records).poll_read(cx, buf)
+    }
+}
+
+impl AsyncWrite for Tls {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.records).poll_write(cx, buf)
+    }
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bufs: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.records).poll_write_vectored(cx, bufs)
+    }
+    fn is_write_vectored(&self) -> bool {
+        self.records.is_write_vectored()
+    }
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.records).poll_flush(cx)
+    }
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.records).poll_shutdown(cx)
+    }
+}
+
+impl Side for Tls {
+    const NAME: &'static str = "peer";
+    const READ: usize = BUFFER;
+    fn abort(&mut self) {
+        // A socket that is gone already cannot be reset, and need not be.
+        drop(self.records.tcp().set_zero_linger());
+    }
+}

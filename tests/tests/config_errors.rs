@@ -1,0 +1,105 @@
+//! Bad configuration: every program names all that is wrong at once, with line and mend, exits with 2, and has not opened a
+//! socket.
+#![allow(clippy::unwrap_used, reason = "a test ends where something is not as it must be")]
+use signet_tests::programs;
+use std::{
+    fs,
+    os::unix::fs::PermissionsExt as _,
+    path::{Path, PathBuf},
+    process::{Command, Output},
+};
+
+struct Scratch(PathBuf);
+
+impl Scratch {
+    fn new(name: &str) -> Self {
+        let dir = std::env::temp_dir().join(format!("signet-config-{}-{name}", std::process::id()));
+        fs::create_dir_all(&dir).unwrap();
+        Self(dir)
+    }
+    fn file(&self, name: &str, text: &str, mode: u32) -> PathBuf {
+        let path = self.0.join(name);
+        fs::write(&path, text).unwrap();
+        fs::set_permissions(&path, fs::Permissions::from_mode(mode)).unwrap();
+        path
+    }
+}
+
+impl Drop for Scratch {
+    fn drop(&mut self) {
+        let _ = fs::remove_dir_all(&self.0);
+    }
+}
+
+const PROGRAMS: [&str; 3] = ["signet-ca", "signet-operator", "signet-sidecar"];
+
+fn run(program: &str, config: &Path, documents: &Path) -> Output {
+    let mut command = Command::new(programs().join(program));
+    command.arg("run").arg("--config").arg(config);
+    if program == "signet-operator" {
+        command.arg("--files").arg(documents);
+    }
+    command.output().unwrap()
+}
+
+/// Runs a program on a bad file; it must exit with 2 and name everything.
+fn refused(program: &str, text: &str, mode: u32, names: &[&str]) {
+    let scratch =
+        Scratch::new(&format!("{program}-{}", names.join("-").replace(|c: char| !c.is_ascii_alphanumeric(), "_")));
+    let documents = scratch.0.join("documents");
+    fs::create_dir_all(&documents).unwrap();
+    let config = scratch.file("config.toml", text, mode);
+    let out = run(program, &config, &documents);
+    let said = format!("{}{}", String::from_utf8_lossy(&out.stdout), String::from_utf8_lossy(&out.stderr));
+    assert_eq!(out.status.code(), Some(2), "{program}: {said}");
+    for name in names {
+        assert!(said.contains(name), "{program}: {name:?} is not in: {said}");
+    }
+    assert!(said.contains("config.toml"), "{program} names the file: {said}");
+}
+
+#[test]
+fn an_unknown_key_a_wrong_type_and_a_missing_key_are_all_reported_at_once_with_their_lines() {
+    for program in PROGRAMS {
+        refused(
+            program,
+            "# a comment\nno_such_key = 1\nlisten = [\n 7\n]\n[ca]\naddress = 5\n",
+            0o600,
+            &["no_such_key", ":2", "listen"],
+        );
+    }
+}
+
+#[test]
+fn what_is_not_toml_is_refused_with_its_line() {
+    for program in PROGRAMS {
+        refused(program, "# fine\n\nthis is not toml\n", 0o600, &[":3"]);
+    }
+}
+
+#[test]
+fn a_file_that_others_may_write_is_refused_with_the_chmod_that_mends_it() {
+    for program in PROGRAMS {
+        refused(program, "", 0o666, &["chmod"]);
+    }
+}
+
+#[test]
+fn a_file_that_is_not_there_is_refused_by_name() {
+    for program in PROGRAMS {
+        let out = run(program, Path::new("/nowhere/config.toml"), Path::new("/nowhere"));
+        let said = String::from_utf8_lossy(&out.stderr).into_owned() + &String::from_utf8_lossy(&out.stdout);
+        assert_eq!(out.status.code(), Some(2), "{program}: {said}");
+        assert!(said.contains("/nowhere/config.toml"), "{program}: {said}");
+    }
+}
+
+#[test]
+fn every_program_says_its_version_and_explains_itself() {
+    for program in ["signet", "signet-ca", "signet-operator", "signet-sidecar"] {
+        let version = Command::new(programs().join(program)).arg("--version").output().unwrap();
+        assert!(String::from_utf8_lossy(&version.stdout).contains(env!("CARGO_PKG_VERSION")), "{program}");
+        let help = Command::new(programs().join(program)).arg("--help").output().unwrap();
+        assert!(help.status.success() && String::from_utf8_lossy(&help.stdout).contains("Usage"), "{program}");
+    }
+}

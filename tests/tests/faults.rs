@@ -1,0 +1,241 @@
+//! Design section 7: what happens when things fail. Each row that has no Kubernetes in it, and `kill -9` of each program.
+#![allow(clippy::unwrap_used, reason = "a test ends where something is not as it must be")]
+use signet::demo::{
+    mesh::{Family, Join, Mesh, Workload},
+    process::{Signal, wait_for},
+};
+use signet_tests::{
+    SOON,
+    apps::{End, Server, call, echoed, end_of, is_reset, reaches},
+    join, mesh, pair,
+};
+use std::{
+    io::{Read as _, Write as _},
+    net::IpAddr,
+    time::{Duration, Instant},
+};
+
+/// A mesh with the usual pair, and an echo server on 8080.
+fn stage() -> (Mesh, Workload, Workload, Server) {
+    let mut mesh = mesh();
+    let (checkout, orders) = pair(&mut mesh);
+    let server = Server::echo(&orders.machine, 8080);
+    wait_for("the rule is in force", SOON, || reaches(&checkout.machine, orders.machine.v4, 8080).ok()).unwrap();
+    (mesh, checkout, orders, server)
+}
+
+#[test]
+fn while_the_ca_is_away_everything_goes_on_and_the_first_failure_is_logged_and_counted() {
+    let (mut mesh, checkout, orders, _server) = stage();
+    mesh.ca.take().unwrap().kill();
+    for _ in 0..20 {
+        reaches(&checkout.machine, orders.machine.v4, 8080).unwrap();
+    }
+}
+
+#[test]
+fn while_the_operator_is_away_the_last_configuration_stays_in_force() {
+    let (mut mesh, checkout, orders, _server) = stage();
+    let stranger = join(&mut mesh, "stranger", &[]);
+    mesh.operator.take().unwrap().kill();
+    for _ in 0..5 {
+        reaches(&checkout.machine, orders.machine.v4, 8080).unwrap();
+        assert!(reaches(&stranger.machine, orders.machine.v4, 8080).is_err(), "no rule admits it, operator or not");
+    }
+}
+
+#[test]
+fn while_the_operator_is_away_new_destinations_inside_the_mesh_are_refused_after_five_seconds_and_others_are_not() {
+    let (mut mesh, checkout, _orders, _server) = stage();
+    let other = mesh.world.machine("other").unwrap();
+    let _there = Server::echo(&other, 8080);
+    mesh.operator.take().unwrap().kill();
+    let start = Instant::now();
+    assert!(reaches(&checkout.machine, other.v4, 8080).is_err(), "unknown is not unmeshed");
+    let took = Instant::now().duration_since(start);
+    assert!((Duration::from_secs(4)..Duration::from_secs(8)).contains(&took), "refused after {took:?}");
+}
+
+#[test]
+fn f34_before_its_first_configuration_a_sidecar_denies_everything_inbound_and_is_not_ready() {
+    let (mut mesh, checkout, _orders, _server) = stage();
+    mesh.operator.take().unwrap().kill();
+    let machine = mesh.world.machine("late").unwrap();
+    let _there = Server::echo(&machine, 8080);
+    let named = Join { name: "late", namespace: "shop", service_account: "late", ports: &[("http", 8080)] };
+    let mut late = mesh.prepare(machine, &named).unwrap();
+    late.capture("up").unwrap();
+    late.start_sidecar().unwrap();
+    let plain = mesh.world.machine("plain").unwrap();
+    wait_for("it listens", SOON, || late.admin("/certificates").ok()).unwrap();
+    assert!(late.ready(Duration::from_secs(3)).is_err(), "ready without a configuration");
+    for family in [Family::V4, Family::V6] {
+        assert!(reaches(&plain, late.address(family), 8080).is_err(), "plaintext over {family:?}");
+        assert!(reaches(&checkout.machine, late.address(family), 8080).is_err());
+    }
+    mesh.start_operator().unwrap();
+    late.ready(SOON * 2).unwrap();
+}
+
+#[test]
+fn a_refused_caller_is_reset_and_both_sides_log_one_line_with_the_reason() {
+    let (mut mesh, _checkout, orders, server) = stage();
+    let stranger = join(&mut mesh, "stranger", &[]);
+    let before = server.accepted();
+    for family in [Family::V4, Family::V6] {
+        let (here, there) = (stranger.log().len(), orders.log().len());
+        let ended = match call(&stranger.machine, orders.address(family), 8080) {
+            Ok(mut stream) => end_of(&mut stream, SOON),
+            Err(e) => {
+                assert!(is_reset(&e), "{e}");
+                End::Reset
+            }
+        };
+        assert_eq!(ended, End::Reset, "{family:?}");
+        let lines = |workload: &Workload, from: usize| {
+            let log = workload.log();
+            log.get(from..).unwrap_or_default().lines().filter(|l| l.contains("no_rule_matched")).count()
+        };
+        wait_for("the caller's side", SOON, || (lines(&stranger, here) == 1).then_some(())).unwrap();
+        wait_for("the called side", SOON, || (lines(&orders, there) == 1).then_some(())).unwrap();
+    }
+    assert_eq!(server.accepted(), before, "nothing reached the application");
+}
+
+#[test]
+fn a_killed_sidecar_that_starts_again_serves_from_its_stored_configuration_without_the_operator() {
+    let (mut mesh, checkout, mut orders, _server) = stage();
+    mesh.operator.take().unwrap().kill();
+    orders.sidecar.take().unwrap().kill();
+    assert!(reaches(&checkout.machine, orders.machine.v4, 8080).is_err(), "without its sidecar nobody reaches it");
+    orders.start_sidecar().unwrap();
+    wait_for("it serves again", SOON * 3, || reaches(&checkout.machine, orders.machine.v4, 8080).ok()).unwrap();
+    orders.ready(SOON).unwrap();
+}
+
+#[test]
+fn kill_9_of_the_operator_and_its_restart_leave_every_verdict_as_it_was() {
+    let (mut mesh, checkout, orders, _server) = stage();
+    let stranger = join(&mut mesh, "stranger", &[]);
+    let mut open = call(&checkout.machine, orders.machine.v4, 8080).unwrap();
+    echoed(&mut open, b"open").unwrap();
+    for _ in 0..3 {
+        mesh.operator.take().unwrap().kill();
+        mesh.start_operator().unwrap();
+        reaches(&checkout.machine, orders.machine.v4, 8080).unwrap();
+        assert!(reaches(&stranger.machine, orders.machine.v4, 8080).is_err());
+    }
+    // It takes new rules afterwards, and the connection from before is judged by them.
+    assert_eq!(echoed(&mut open, b"still").unwrap(), b"still");
+    mesh.allow("shop", "orders", &[8080], &["stranger"]).unwrap();
+    assert_ne!(end_of(&mut open, SOON), End::Open);
+    wait_for("the new rule", SOON, || reaches(&stranger.machine, orders.machine.v4, 8080).ok()).unwrap();
+}
+
+#[test]
+fn kill_9_of_the_ca_at_any_moment_lets_every_token_be_used_at_most_once_and_hands_out_no_unknown_serial() {
+    let mut mesh = mesh();
+    let mut names = Vec::new();
+    for n in 0..4 {
+        let name = format!("w{n}");
+        let machine = mesh.world.machine(&name).unwrap();
+        let join = Join { name: &name, namespace: "shop", service_account: &name, ports: &[] };
+        let mut workload = mesh.prepare(machine, &join).unwrap();
+        workload.capture("up").unwrap();
+        workload.start_sidecar().unwrap();
+        // In the middle of its attestation, for some of them.
+        std::thread::yield_now();
+        mesh.ca.take().unwrap().kill();
+        mesh.start_ca().unwrap();
+        names.push(workload);
+    }
+    for workload in &mut names {
+        workload.ready(Duration::from_mins(1)).unwrap();
+    }
+    let mut serials: Vec<String> = names
+        .iter()
+        .map(|w| {
+            let value: serde_json::Value = serde_json::from_str(&w.admin("/certificates").unwrap()).unwrap();
+            value["serial"].as_str().unwrap().to_owned()
+        })
+        .collect();
+    let count = serials.len();
+    serials.sort();
+    serials.dedup();
+    assert_eq!(serials.len(), count, "two workloads with one serial");
+}
+
+#[test]
+fn f39_after_sigterm_outbound_works_and_open_connections_finish_and_the_exit_code_is_0() {
+    let (_mesh, mut checkout, orders, _server) = stage();
+    let mut open = call(&checkout.machine, orders.machine.v4, 8080).unwrap();
+    echoed(&mut open, b"before").unwrap();
+    checkout.sidecar.as_ref().unwrap().signal(Signal::TERM);
+    for _ in 0..10 {
+        assert_eq!(echoed(&mut open, b"during").unwrap(), b"during", "what is open finishes");
+        reaches(&checkout.machine, orders.machine.v4, 8080).expect("outbound works while the application runs");
+    }
+    drop(open);
+    let status = checkout.sidecar.as_mut().unwrap().wait(Duration::from_secs(40)).unwrap();
+    assert_eq!(status.code(), Some(0), "{status}");
+}
+
+#[test]
+fn after_sigterm_a_called_sidecar_takes_nothing_new_and_lets_open_connections_finish() {
+    let (_mesh, checkout, orders, _server) = stage();
+    let mut open = call(&checkout.machine, orders.machine.v4, 8080).unwrap();
+    echoed(&mut open, b"before").unwrap();
+    orders.sidecar.as_ref().unwrap().signal(Signal::TERM);
+    wait_for("new connections are refused", SOON, || {
+        reaches(&checkout.machine, orders.machine.v4, 8080).is_err().then_some(())
+    })
+    .unwrap();
+    assert_eq!(echoed(&mut open, b"after").unwrap(), b"after");
+}
+
+#[test]
+fn f22_a_program_that_goes_around_the_redirect_reaches_nobody_without_an_identity() {
+    let (mesh, checkout, orders, server) = stage();
+    let before = server.accepted();
+    // As the sidecar's own user, whose connections are not captured.
+    for target in [orders.machine.v4.to_string(), orders.machine.v6.to_string()] {
+        let mut command = std::process::Command::new("setpriv");
+        let script = format!("exec 3<>/dev/tcp/{target}/8080 && echo hello >&3 && timeout 3 cat <&3");
+        command.args(["--reuid", "2137", "--regid", "2137", "--clear-groups", "bash", "-c", &script]);
+        let out = checkout.machine.output(command).unwrap();
+        assert!(!String::from_utf8_lossy(&out.stdout).contains("hello"), "plaintext was answered from {target}");
+    }
+    // To the sidecars' own ports, as the application.
+    for port in [15001, 15006, 15020] {
+        for address in [IpAddr::from(orders.machine.v4), orders.machine.v6.into()] {
+            if let Ok(mut stream) = call(&checkout.machine, address, port) {
+                let _ = stream.write_all(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n");
+                let mut answer = String::new();
+                let _ = stream.read_to_string(&mut answer);
+                assert_eq!(answer, "", "{address}:{port}");
+            }
+        }
+    }
+    assert_eq!(server.accepted(), before);
+    drop(mesh);
+}
+
+#[test]
+fn a_broken_file_keeps_the_last_good_state_and_names_file_line_and_field() {
+    let (mesh, checkout, orders, _server) = stage();
+    mesh.write("zz-broken.yaml", "apiVersion: signet.dev/v1alpha1\nkind: Workload\nmetadata: {name: x, namespace: shop}\nspec:\n  adresses: []\n")
+        .unwrap();
+    let operator = mesh.operator.as_ref().unwrap();
+    let line = operator.wait_for_line("zz-broken.yaml", SOON).unwrap();
+    assert!(operator.log().contains("adresses"), "{line}");
+    reaches(&checkout.machine, orders.machine.v4, 8080).unwrap();
+    // While it is broken nothing of the directory changes.
+    mesh.remove("rule-shop-orders.yaml").unwrap();
+    reaches(&checkout.machine, orders.machine.v4, 8080).unwrap();
+    mesh.allow("shop", "orders", &[8080], &["checkout"]).unwrap();
+    mesh.remove("zz-broken.yaml").unwrap();
+    let stranger_rule = || mesh.allow("shop", "orders", &[8080], &["nobody-at-all"]);
+    stranger_rule().unwrap();
+    wait_for("a good directory is taken again", SOON, || reaches(&checkout.machine, orders.machine.v4, 8080).err())
+        .unwrap();
+}

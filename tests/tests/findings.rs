@@ -1,0 +1,358 @@
+//! Tests named after `F` ids: what others got wrong and needs more than one program to see. The rest of the list is tested in
+//! the crate that it concerns, F17 and F1 in `tunnel_with_outside_peers`, F22, F34 and F39 in `faults`, F38 in `rotation`.
+#![allow(clippy::unwrap_used, reason = "a test ends where something is not as it must be")]
+use signet::demo::{
+    mesh::{Mesh, Workload},
+    process::{Process, wait_for},
+    world::Namespace,
+};
+use signet_tests::{
+    SOON,
+    apps::{Server, call, echoed, reaches},
+    mesh, mesh_with,
+    openssl::{Leaf, Pair, Workshop},
+    outside, pair,
+};
+use std::{
+    collections::BTreeSet,
+    io::{Read as _, Write as _},
+    net::TcpStream,
+    process::Command,
+    time::Duration,
+};
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+
+fn stage(mesh: &mut Mesh) -> (Workload, Workload, Server) {
+    let (checkout, orders) = pair(mesh);
+    let server = Server::echo(&orders.machine, 8080);
+    wait_for("the rule is in force", SOON, || reaches(&checkout.machine, orders.machine.v4, 8080).ok()).unwrap();
+    (checkout, orders, server)
+}
+
+/// TCP ports on which anything of a machine listens: loopback alone, and the rest.
+fn listening(machine: &Namespace) -> (BTreeSet<u16>, BTreeSet<u16>) {
+    let mut ports = (BTreeSet::new(), BTreeSet::new());
+    for table in ["/proc/thread-self/net/tcp", "/proc/thread-self/net/tcp6"] {
+        let text = machine.enter(|| std::fs::read_to_string(table)).unwrap().unwrap();
+        for line in text.lines().skip(1) {
+            let fields: Vec<&str> = line.split_whitespace().collect();
+            let (address, port) = fields[1].split_once(':').unwrap();
+            if fields[3] == "0A" {
+                let port = u16::from_str_radix(port, 16).unwrap();
+                let loopback = address == "0100007F" || address == "00000000000000000000000001000000";
+                if loopback {
+                    ports.0.insert(port)
+                } else {
+                    ports.1.insert(port)
+                };
+            }
+        }
+    }
+    ports
+}
+
+#[test]
+fn f8_every_open_port_of_every_program_is_mutual_tls_or_health_or_loopback() {
+    let mut mesh = mesh();
+    let (checkout, orders, _server) = stage(&mut mesh);
+    // 15006 takes captured connections only; see F22 for what a direct one gets.
+    assert_eq!(listening(&checkout.machine).1, BTreeSet::from([15006, 15008, 15021]));
+    assert_eq!(listening(mesh.world.hub()).1, BTreeSet::from([15010, 15012]));
+    assert!(listening(mesh.world.hub()).0.is_superset(&BTreeSet::from([15022, 15023])));
+    // From another machine: health answers health and metrics alone.
+    let outside = mesh.world.machine("outside").unwrap();
+    for path in ["/", "/certificates", "/connections", "/config", "/debug/pprof", "/quitquitquit", "/stop"] {
+        let answer = http(&outside, orders.machine.v4, 15021, "GET", path);
+        assert!(!answer.starts_with("HTTP/1.1 200"), "{path}: {answer}");
+    }
+    // And without a certificate the others answer no byte but TLS.
+    for (address, port) in [(orders.machine.v4, 15008), (mesh.world.hub().v4, 15010), (mesh.world.hub().v4, 15012)] {
+        let answer = http(&outside, address, port, "GET", "/");
+        assert!(!answer.contains("HTTP"), "{address}:{port}: {answer}");
+    }
+}
+
+#[test]
+fn f13_no_request_on_any_port_stops_or_changes_the_sidecar() {
+    let mut mesh = mesh();
+    let (checkout, mut orders, _server) = stage(&mut mesh);
+    let paths = [
+        "/quitquitquit",
+        "/stop",
+        "/shutdown",
+        "/drain",
+        "/config",
+        "/reload",
+        "/healthcheck/fail",
+        "/logging?level=trace",
+        "/",
+    ];
+    for port in [15020, 15021] {
+        for method in ["POST", "PUT", "DELETE", "PATCH"] {
+            for path in paths {
+                let answer = orders.machine.enter(|| http_here(port, method, path)).unwrap();
+                assert!(!answer.starts_with("HTTP/1.1 2"), "{method} {path} on {port}: {answer}");
+            }
+        }
+    }
+    assert!(orders.sidecar.as_mut().unwrap().ended().is_none());
+    reaches(&checkout.machine, orders.machine.v4, 8080).unwrap();
+}
+
+#[test]
+fn f14_metrics_show_counts_and_nothing_of_a_peers_bytes_and_no_profile_is_served() {
+    let mut mesh = mesh();
+    let (_checkout, orders, _server) = stage(&mut mesh);
+    let outside = mesh.world.machine("outside").unwrap();
+    let shop = Workshop::with_root(
+        &mesh.world.dir().join("openssl"),
+        &mesh.ca_dir().join("bundle.pem"),
+        &mesh.ca_dir().join("root.key"),
+    );
+    let loud = shop.leaf("loud", &Leaf::good("spiffe://demo.signet.dev/ns/shop/sa/SHOUTING", "LOUD-UID"));
+    runtime().block_on(async {
+        let mut tls = outside::tls(&outside, orders.machine.v4.into(), 15008, &loud, b"http/1.1").await.unwrap();
+        tls.write_all(b"CONNECT 10.77.0.1:8080 HTTP/1.1\r\nHost: PEERBYTES\r\nUser-Agent: PEERBYTES\r\n\r\n")
+            .await
+            .unwrap();
+        let _ = tls.read(&mut [0; 512]).await;
+    });
+    let metrics = http(&outside, orders.machine.v4, 15021, "GET", "/metrics");
+    assert!(metrics.starts_with("HTTP/1.1 200") && metrics.contains("signet_"), "{metrics}");
+    for bytes in ["SHOUTING", "LOUD-UID", "PEERBYTES"] {
+        assert!(!metrics.contains(bytes), "{metrics}");
+    }
+}
+
+#[test]
+fn f18_what_a_peer_sends_cannot_forge_a_line_of_the_log() {
+    let mut mesh = mesh();
+    let (_checkout, orders, _server) = stage(&mut mesh);
+    let outside = mesh.world.machine("outside").unwrap();
+    let good = good_peer(&mesh);
+    runtime().block_on(async {
+        for target in ["10.77.0.1:8080\x1b[31mred", "forged\rline", "x\u{202e}y", "%0aforged"] {
+            let mut tls = outside::tls(&outside, orders.machine.v4.into(), 15008, &good, b"http/1.1").await.unwrap();
+            let head = format!("CONNECT {target} HTTP/1.1\r\nHost: \x1b[2Jgone\r\n\r\n");
+            let _ = tls.write_all(head.as_bytes()).await;
+            let _ = tls.read(&mut [0; 512]).await;
+        }
+    });
+    wait_for("the refusals are logged", SOON, || orders.log().contains("bad_target").then_some(())).unwrap();
+    assert!(!orders.log().contains(['\x1b', '\r', '\u{202e}']), "control characters in the log");
+}
+
+#[test]
+fn f26_a_million_distinct_names_leave_memory_and_metrics_flat() {
+    let mut mesh = mesh();
+    let (_checkout, orders, _server) = stage(&mut mesh);
+    let outside = mesh.world.machine("outside").unwrap();
+    let good = good_peer(&mesh);
+    let metrics = || http(&outside, orders.machine.v4, 15021, "GET", "/metrics").lines().count();
+    let resident = || orders.sidecar.as_ref().unwrap().resident_kib().unwrap();
+    let names = |from: u32, count: u32| {
+        runtime().block_on(async {
+            let tls = outside::tls(&outside, orders.machine.v4.into(), 15008, &good, b"h2").await.unwrap();
+            let (mut client, connection) = h2::client::handshake(tls).await.unwrap();
+            tokio::spawn(connection);
+            let mut waiting = std::collections::VecDeque::new();
+            for n in from..from + count {
+                client = client.ready().await.unwrap();
+                let request = http::Request::connect(format!("name-{n}.example:{}", 1 + n % 60000)).body(()).unwrap();
+                waiting.push_back(client.send_request(request, true).unwrap().0);
+                if waiting.len() >= 64 {
+                    let _ = waiting.pop_front().unwrap().await;
+                }
+            }
+            for answer in waiting {
+                let _ = answer.await;
+            }
+        });
+    };
+    names(0, 20_000);
+    let (lines, kib) = (metrics(), resident());
+    for part in 1..50 {
+        names(part * 20_000, 20_000);
+    }
+    assert_eq!(metrics(), lines, "metrics grew with the peer's names");
+    let grown = resident().saturating_sub(kib);
+    assert!(grown < 4096, "{grown} KiB for 980,000 names");
+}
+
+#[test]
+fn f29_resets_by_the_hundred_thousand_and_endless_headers_cost_bounded_memory_and_stop_nobody() {
+    let mut mesh = mesh();
+    let (checkout, orders, _server) = stage(&mut mesh);
+    let outside = mesh.world.machine("outside").unwrap();
+    let good = good_peer(&mesh);
+    let resident = || orders.sidecar.as_ref().unwrap().resident_kib().unwrap();
+    let before = resident();
+    runtime().block_on(async {
+        for _ in 0..10 {
+            // Rapid reset (CVE-2023-44487): as many as the peer takes before it ends the connection.
+            let tls = outside::tls(&outside, orders.machine.v4.into(), 15008, &good, b"h2").await.unwrap();
+            let (mut client, connection) = h2::client::handshake(tls).await.unwrap();
+            let driver = tokio::spawn(connection);
+            for _ in 0..10_000 {
+                client = match client.ready().await {
+                    Ok(client) => client,
+                    Err(_) => break,
+                };
+                let request = http::Request::connect("10.77.0.1:8080").body(()).unwrap();
+                let Ok((_, mut stream)) = client.send_request(request, false) else { break };
+                stream.send_reset(h2::Reason::CANCEL);
+                tokio::task::yield_now().await;
+            }
+            driver.abort();
+            // CONTINUATION flood (CVE-2024-27316): a head that never ends.
+            let mut tls = outside::tls(&outside, orders.machine.v4.into(), 15008, &good, b"h2").await.unwrap();
+            tls.write_all(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n").await.unwrap();
+            tls.write_all(&[0, 0, 0, 4, 0, 0, 0, 0, 0]).await.unwrap();
+            tls.write_all(&[0, 0, 0, 1, 0, 0, 0, 0, 1]).await.unwrap();
+            // A literal header without indexing: name "a", value of 16,000 bytes.
+            let mut block = vec![0x00, 0x01, b'a', 0x7f, 0x81, 0x7c];
+            block.resize(6 + 16_000, b'x');
+            let length = u32::try_from(block.len()).unwrap().to_be_bytes();
+            let mut frame = vec![length[1], length[2], length[3], 9, 0, 0, 0, 0, 1];
+            frame.extend(block);
+            let mut sent = 0;
+            while sent < 10_000 && tls.write_all(&frame).await.is_ok() {
+                sent += 1;
+            }
+            assert!(sent < 10_000, "160 MB of headers were taken");
+        }
+    });
+    for _ in 0..20 {
+        reaches(&checkout.machine, orders.machine.v4, 8080).unwrap();
+    }
+    let grown = resident().saturating_sub(before);
+    assert!(grown < 32 * 1024, "{grown} KiB");
+}
+
+#[test]
+fn a_slow_an_oversized_and_a_silent_head_are_refused_within_their_limits() {
+    let mut mesh = mesh_with(|o| o.sidecar = "[limits]\nhead_time = \"1s\"\n".into());
+    let (checkout, orders, _server) = stage(&mut mesh);
+    let outside = mesh.world.machine("outside").unwrap();
+    let good = good_peer(&mesh);
+    runtime().block_on(async {
+        let ended = |mut tls: tokio_rustls::client::TlsStream<tokio::net::TcpStream>| async move {
+            let mut all = Vec::new();
+            tokio::time::timeout(SOON, tls.read_to_end(&mut all)).await.is_ok()
+        };
+        let connect = || outside::tls(&outside, orders.machine.v4.into(), 15008, &good, b"http/1.1");
+        assert!(ended(connect().await.unwrap()).await, "a silent peer is let go");
+        let mut slow = connect().await.unwrap();
+        slow.write_all(b"CONNECT ").await.unwrap();
+        assert!(ended(slow).await, "a slow head is let go");
+        let mut large = connect().await.unwrap();
+        let _ = large
+            .write_all(format!("CONNECT 10.77.0.1:8080 HTTP/1.1\r\nA: {}\r\n", "x".repeat(100_000)).as_bytes())
+            .await;
+        assert!(ended(large).await, "a head of 100 kB is refused");
+    });
+    // A peer that never begins its handshake.
+    let mut dumb = call(&outside, orders.machine.v4, 15008).unwrap();
+    assert_ne!(signet_tests::apps::end_of(&mut dumb, SOON), signet_tests::apps::End::Open);
+    reaches(&checkout.machine, orders.machine.v4, 8080).unwrap();
+}
+
+#[test]
+fn f36_a_program_without_free_descriptors_backs_off_recovers_and_counts() {
+    let mut mesh = mesh();
+    let (checkout, orders, _server) = stage(&mut mesh);
+    let sidecar = orders.sidecar.as_ref().unwrap();
+    let outside = mesh.world.machine("outside").unwrap();
+    for (program, address, port) in [
+        (sidecar, orders.machine.v4, 15008),
+        (mesh.ca.as_ref().unwrap(), mesh.world.hub().v4, 15012),
+        (mesh.operator.as_ref().unwrap(), mesh.world.hub().v4, 15010),
+    ] {
+        let open = std::fs::read_dir(format!("/proc/{}/fd", program.pid())).unwrap().count();
+        limit_descriptors(program, open + 20);
+        let flood: Vec<TcpStream> = (0..100).filter_map(|_| call(&outside, address, port).ok()).collect();
+        let before = cpu_ticks(program);
+        std::thread::sleep(Duration::from_secs(2));
+        let spent = cpu_ticks(program) - before;
+        assert!(spent < 100, "{} spins: {spent} ticks of 200 while it cannot accept", program.name());
+        drop(flood);
+        limit_descriptors(program, 65536);
+    }
+    wait_for("everything is served again", SOON * 2, || reaches(&checkout.machine, orders.machine.v4, 8080).ok())
+        .unwrap();
+    let metrics = http(&outside, orders.machine.v4, 15021, "GET", "/metrics");
+    let counted = metrics.lines().any(|l| !l.starts_with('#') && l.contains("accept") && !l.trim_end().ends_with(" 0"));
+    assert!(counted, "failed accepts are counted: {metrics}");
+}
+
+#[test]
+fn f10_a_rule_in_another_namespace_changes_no_verdict() {
+    let mut mesh = mesh();
+    let (checkout, orders, _server) = stage(&mut mesh);
+    let foreign = "apiVersion: signet.dev/v1alpha1\nkind: AllowRule\nmetadata: {name: foreign, namespace: elsewhere}\nspec:\n  \
+                   target: {all: true}\n  from: []\n";
+    mesh.write("foreign.yaml", foreign).unwrap();
+    // A marker of ours in the same moment shows when the directory was read.
+    mesh.allow("shop", "orders", &[8080, 8081], &["checkout"]).unwrap();
+    let _marker = Server::echo(&orders.machine, 8081);
+    wait_for("the directory was read", SOON, || reaches(&checkout.machine, orders.machine.v4, 8081).ok()).unwrap();
+    reaches(&checkout.machine, orders.machine.v4, 8080).unwrap();
+}
+
+fn runtime() -> tokio::runtime::Runtime {
+    tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap()
+}
+
+/// A certificate for checkout's identity, made outside.
+fn good_peer(mesh: &Mesh) -> Pair {
+    let dir = mesh.world.dir().join("openssl");
+    let shop = Workshop::with_root(&dir, &mesh.ca_dir().join("bundle.pem"), &mesh.ca_dir().join("root.key"));
+    shop.leaf("good", &Leaf::good("spiffe://demo.signet.dev/ns/shop/sa/checkout", "outside-1"))
+}
+
+fn http(from: &Namespace, to: std::net::Ipv4Addr, port: u16, method: &str, path: &str) -> String {
+    let Ok(mut stream) = call(from, to, port) else { return String::new() };
+    ask(&mut stream, method, path)
+}
+
+fn http_here(port: u16, method: &str, path: &str) -> String {
+    let Ok(mut stream) = TcpStream::connect(("127.0.0.1", port)) else { return String::new() };
+    stream.set_read_timeout(Some(SOON)).unwrap();
+    ask(&mut stream, method, path)
+}
+
+fn ask(stream: &mut TcpStream, method: &str, path: &str) -> String {
+    let _ = write!(stream, "{method} {path} HTTP/1.1\r\nHost: x\r\nContent-Length: 0\r\nConnection: close\r\n\r\n");
+    let mut answer = Vec::new();
+    let _ = stream.read_to_end(&mut answer);
+    String::from_utf8_lossy(&answer).into_owned()
+}
+
+fn limit_descriptors(program: &Process, count: usize) {
+    let pid = program.pid().to_string();
+    let status = Command::new("prlimit")
+        .args(["--pid", &pid, &format!("--nofile={count}:{}", count.max(65536))])
+        .status()
+        .unwrap();
+    assert!(status.success());
+}
+
+fn cpu_ticks(program: &Process) -> u64 {
+    let stat = std::fs::read_to_string(format!("/proc/{}/stat", program.pid())).unwrap();
+    let fields: Vec<&str> = stat.rsplit_once(')').unwrap().1.split_whitespace().collect();
+    fields[11].parse::<u64>().unwrap() + fields[12].parse::<u64>().unwrap()
+}
+
+#[test]
+fn f22_a_raw_socket_is_not_captured_and_reaches_nothing_but_the_tunnel_or_the_redirect() {
+    // A caller outside the mesh, in plaintext: it lands on 15006 and has no identity.
+    let mut mesh = mesh();
+    let (_checkout, orders, server) = stage(&mut mesh);
+    let outside = mesh.world.machine("outside").unwrap();
+    let before = server.accepted();
+    for address in orders.machine.addresses() {
+        let reached = call(&outside, address, 8080).and_then(|mut stream| echoed(&mut stream, b"plain"));
+        assert!(reached.is_err(), "{address}");
+    }
+    assert_eq!(server.accepted(), before);
+}

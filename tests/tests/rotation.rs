@@ -1,0 +1,151 @@
+//! Certificates that live for seconds, under traffic: nobody notices but the logs. And what must be noticed at once.
+#![allow(clippy::unwrap_used, reason = "a test ends where something is not as it must be")]
+use signet::demo::{
+    mesh::{Mesh, Workload},
+    process::wait_for,
+};
+use signet_tests::{
+    SOON,
+    apps::{End, Server, call, echoed, end_of, is_reset, reaches},
+    mesh_with, pair,
+};
+use std::{
+    collections::BTreeSet,
+    io::Read as _,
+    net::TcpStream,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::{Duration, Instant},
+};
+
+/// The shortest life that a CA gives.
+const LEAF: Duration = Duration::from_secs(2);
+
+fn quick_mesh() -> Mesh {
+    mesh_with(|options| options.leaf_lifetime = Some(LEAF))
+}
+
+fn serial(workload: &Workload) -> Option<String> {
+    let text = workload.admin("/certificates").ok()?;
+    let value: serde_json::Value = serde_json::from_str(&text).ok()?;
+    Some(value.get("serial")?.as_str()?.to_owned())
+}
+
+#[test]
+fn a_hundred_renewals_under_traffic_fail_no_request_and_one_connection_outlives_them_all() {
+    let mut mesh = quick_mesh();
+    let (checkout, orders) = pair(&mut mesh);
+    let _server = Server::echo(&orders.machine, 8080);
+    wait_for("the rule is in force", SOON, || reaches(&checkout.machine, orders.machine.v4, 8080).ok()).unwrap();
+    let mut open = call(&checkout.machine, orders.machine.v4, 8080).unwrap();
+    echoed(&mut open, b"before all of it").unwrap();
+
+    let stop = Arc::new(AtomicBool::new(false));
+    let callers: Vec<_> = (0..4)
+        .map(|_| {
+            let (machine, to, stop) = (checkout.machine.clone(), orders.machine.v4, Arc::clone(&stop));
+            std::thread::spawn(move || {
+                let mut done = 0_u32;
+                while !stop.load(Ordering::Relaxed) {
+                    reaches(&machine, to, 8080).map_err(|e| format!("request {done}: {e}"))?;
+                    done += 1;
+                }
+                Ok::<u32, String>(done)
+            })
+        })
+        .collect();
+    let mut seen = BTreeSet::new();
+    let limit = LEAF * 100;
+    let hundred = wait_for("100 renewals", limit, || {
+        seen.extend(serial(&checkout));
+        seen.extend(serial(&orders));
+        (seen.len() > 100 || callers.iter().any(std::thread::JoinHandle::is_finished)).then_some(())
+    });
+    stop.store(true, Ordering::Relaxed);
+    let mut requests = 0;
+    for caller in callers {
+        requests += caller.join().unwrap().unwrap();
+    }
+    hundred.unwrap();
+    assert!(requests > 1000, "only {requests} requests");
+    assert_eq!(
+        echoed(&mut open, b"after all of it").unwrap(),
+        b"after all of it",
+        "the connection that was open through it"
+    );
+
+    // The same connection is cut when its rule goes.
+    mesh.allow("shop", "orders", &[8080], &["somebody-else"]).unwrap();
+    assert_ne!(end_of(&mut open, Duration::from_secs(5)), End::Open, "still open though no rule admits it");
+    let why = || (checkout.log() + &orders.log()).contains("no_rule_matched").then_some(());
+    wait_for("the log says why", SOON, why).unwrap();
+}
+
+#[test]
+fn f38_open_connections_are_cut_within_five_seconds_when_their_rule_goes_and_others_are_not() {
+    let mut mesh = mesh_with(|_| {});
+    let (checkout, orders) = pair(&mut mesh);
+    let _one = Server::echo(&orders.machine, 8080);
+    let _two = Server::echo(&orders.machine, 9090);
+    mesh.allow("shop", "orders", &[8080, 9090], &["checkout"]).unwrap();
+    let both: Vec<TcpStream> = [8080, 9090]
+        .map(|port| {
+            wait_for("the rule is in force", SOON, || reaches(&checkout.machine, orders.machine.v4, port).ok())
+                .unwrap();
+            let mut stream = call(&checkout.machine, orders.machine.v4, port).unwrap();
+            echoed(&mut stream, b"open").unwrap();
+            stream
+        })
+        .into();
+    let [mut kept, mut lost]: [TcpStream; 2] = both.try_into().unwrap();
+    let edited = Instant::now();
+    let text = signet::demo::mesh::rule("shop", "orders", &[8080], &["checkout"]);
+    let nobody = signet::demo::mesh::rule("shop", "orders", &[9090], &[]).replace("orders-callers", "nobody");
+    mesh.write("rule-shop-orders.yaml", &format!("{text}---\n{nobody}")).unwrap();
+    assert_ne!(end_of(&mut lost, Duration::from_secs(5)), End::Open);
+    let took = Instant::now().duration_since(edited);
+    assert!(took < Duration::from_secs(5), "{took:?}");
+    assert_eq!(echoed(&mut kept, b"still").unwrap(), b"still");
+    let error = reaches(&checkout.machine, orders.machine.v4, 9090).unwrap_err();
+    assert!(is_reset(&error) || error.kind() == std::io::ErrorKind::UnexpectedEof, "{error}");
+}
+
+#[test]
+fn a_ca_that_was_away_for_longer_than_a_leaf_lives_is_taken_back_by_everyone_by_itself() {
+    let mut mesh = quick_mesh();
+    let (checkout, orders) = pair(&mut mesh);
+    let _server = Server::echo(&orders.machine, 8080);
+    wait_for("the rule is in force", SOON, || reaches(&checkout.machine, orders.machine.v4, 8080).ok()).unwrap();
+    mesh.ca.take().unwrap().kill();
+    let failed = wait_for("new connections fail when the leaf has ended", LEAF * 10, || {
+        reaches(&checkout.machine, orders.machine.v4, 8080).is_err().then_some(())
+    });
+    failed.unwrap();
+    let names_ca = || {
+        checkout.log().lines().any(|l| l.contains("CA") && (l.contains("ended") || l.contains("expired"))).then_some(())
+    };
+    wait_for("the reason names the CA", SOON, names_ca).unwrap();
+    mesh.start_ca().unwrap();
+    wait_for("everything is back", Duration::from_secs(90), || {
+        reaches(&checkout.machine, orders.machine.v4, 8080).ok()
+    })
+    .unwrap();
+}
+
+#[test]
+fn a_connection_that_waits_in_silence_is_not_ended_by_the_clock() {
+    let mut mesh = quick_mesh();
+    let (checkout, orders) = pair(&mut mesh);
+    let _server = Server::echo(&orders.machine, 8080);
+    wait_for("the rule is in force", SOON, || reaches(&checkout.machine, orders.machine.v4, 8080).ok()).unwrap();
+    let mut quiet = call(&checkout.machine, orders.machine.v4, 8080).unwrap();
+    echoed(&mut quiet, b"and now silence").unwrap();
+    // Ten lives of a leaf without a byte.
+    quiet.set_read_timeout(Some(LEAF * 10)).unwrap();
+    let error = quiet.read(&mut [0; 1]).expect_err("nobody says anything");
+    assert!(matches!(error.kind(), std::io::ErrorKind::WouldBlock | std::io::ErrorKind::TimedOut), "{error}");
+    quiet.set_read_timeout(Some(SOON)).unwrap();
+    assert_eq!(echoed(&mut quiet, b"hello again").unwrap(), b"hello again");
+}

@@ -1,0 +1,322 @@
+//! The tunnel spoken by programs that we did not write: curl and openssl as callers, openssl as the one that is called. Their
+//! certificates are made by openssl below the mesh's root, good ones and ones with exactly one fault.
+#![allow(clippy::unwrap_used, reason = "a test ends where something is not as it must be")]
+use signet::demo::{
+    mesh::{Join, Mesh, TRUST_DOMAIN, Workload, workload_document},
+    process::{Process, wait_for},
+    world::Namespace,
+};
+use signet_tests::{
+    FAMILIES, SOON,
+    apps::{End, Server, call, end_of, reaches},
+    join, mesh,
+    openssl::{EXPIRED, FUTURE, Leaf, Pair, UID_EXTENSION, Workshop},
+};
+use std::{
+    io::Write as _,
+    path::Path,
+    process::{Command, Output, Stdio},
+};
+
+const CALLER: &str = "spiffe://demo.signet.dev/ns/shop/sa/outsider";
+
+/// A workshop that signs with the mesh's own root.
+fn workshop(mesh: &Mesh) -> Workshop {
+    Workshop::with_root(
+        &mesh.world.dir().join("openssl"),
+        &mesh.ca_dir().join("bundle.pem"),
+        &mesh.ca_dir().join("root.key"),
+    )
+}
+
+/// `curl --proxytunnel` through a sidecar's tunnel port, with a client certificate.
+fn curl_through(from: &Namespace, orders: &Workload, pair: &Pair, url: &str) -> Output {
+    let mut command = Command::new("curl");
+    command.args(["-sS", "--max-time", "10", "--proxytunnel", "--proxy-insecure", "--proxy-cert"]).arg(&pair.chain);
+    command.arg("--proxy-key").arg(&pair.key).args([
+        "--proxy",
+        &format!("https://{}:15008", orders.machine.v4),
+        "-v",
+        url,
+    ]);
+    from.output(command).expect("curl runs")
+}
+
+fn text(output: &Output) -> String {
+    format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr))
+}
+
+/// Orders behind a sidecar, and a machine without one from which outside programs call.
+fn stage() -> (Mesh, Workload, Namespace, Workshop, Server) {
+    let mut mesh = mesh();
+    let orders = join(&mut mesh, "orders", &[("http", 8080)]);
+    mesh.allow("shop", "orders", &[8080], &["outsider"]).unwrap();
+    let outside = mesh.world.machine("outside").unwrap();
+    let server = Server::http(&orders.machine, 8080, "hello");
+    let shop = workshop(&mesh);
+    let good = shop.leaf("first", &Leaf::good(CALLER, "outsider-1"));
+    let url = format!("http://{}:8080/", orders.machine.v4);
+    wait_for("the rule is in force", SOON, || {
+        curl_through(&outside, &orders, &good, &url).status.success().then_some(())
+    })
+    .unwrap();
+    (mesh, orders, outside, shop, server)
+}
+
+#[test]
+fn curl_speaks_the_tunnel_over_both_families() {
+    let (_mesh, orders, outside, shop, _server) = stage();
+    let good = shop.leaf("good", &Leaf::good(CALLER, "outsider-1"));
+    for family in FAMILIES {
+        let target = match orders.address(family) {
+            std::net::IpAddr::V4(v4) => format!("http://{v4}:8080/"),
+            std::net::IpAddr::V6(v6) => format!("http://[{v6}]:8080/"),
+        };
+        let out = curl_through(&outside, &orders, &good, &target);
+        assert!(text(&out).contains("hello"), "{family:?}: {}", text(&out));
+    }
+}
+
+#[test]
+fn curl_learns_from_the_status_that_no_rule_admits_it() {
+    let (_mesh, orders, outside, shop, server) = stage();
+    let stranger = shop.leaf("stranger", &Leaf::good("spiffe://demo.signet.dev/ns/shop/sa/stranger", "stranger-1"));
+    let before = server.accepted();
+    let out = curl_through(&outside, &orders, &stranger, &format!("http://{}:8080/", orders.machine.v4));
+    let said = text(&out);
+    assert!(!out.status.success(), "{said}");
+    assert!(
+        said.contains("403") && said.to_lowercase().contains("proxy-status") && said.contains("no_rule_matched"),
+        "{said}"
+    );
+    assert!(!said.contains("orders-callers"), "a refused peer learns no rule names: {said}");
+    assert_eq!(server.accepted(), before, "nothing reached the application");
+}
+
+#[test]
+fn a_target_that_is_not_this_workloads_own_port_is_refused() {
+    let (mesh, orders, outside, shop, _server) = stage();
+    mesh.write(
+        "all-ports.yaml",
+        "apiVersion: signet.dev/v1alpha1\nkind: AllowRule\nmetadata: {name: all, namespace: shop}\nspec:\n  target: {all: true}\n  from: [{anyAuthenticated: true}]\n",
+    )
+    .unwrap();
+    let good = shop.leaf("good", &Leaf::good(CALLER, "outsider-1"));
+    let own = orders.machine.v4;
+    wait_for("the rule is in force", SOON, || {
+        let said = text(&curl_through(&outside, &orders, &good, &format!("http://{own}:9999/")));
+        (!said.contains("no_rule_matched")).then_some(())
+    })
+    .unwrap();
+    for target in ["127.0.0.1:15020", "[::1]:15020", "10.77.0.254:15012", "169.254.1.1:8080", "[fe80::1]:8080"] {
+        let said = text(&curl_through(&outside, &orders, &good, &format!("http://{target}/")));
+        assert!(!said.contains("HTTP/1.1 200"), "{target}: {said}");
+    }
+    for port in [15001, 15006, 15008, 15020, 15021] {
+        let said = text(&curl_through(&outside, &orders, &good, &format!("http://{own}:{port}/")));
+        assert!(!said.contains("HTTP/1.1 200"), "a port of the sidecar, {port}: {said}");
+    }
+}
+
+#[test]
+fn f17_tls_1_2_is_refused_on_every_listener() {
+    let (mesh, orders, outside, shop, _server) = stage();
+    let good = shop.leaf("good", &Leaf::good(CALLER, "outsider-1"));
+    let hub = mesh.world.hub().v4;
+    for (what, address) in [
+        ("tunnel", format!("{}:15008", orders.machine.v4)),
+        ("CA", format!("{hub}:15012")),
+        ("operator", format!("{hub}:15010")),
+    ] {
+        let old = text(&s_client(&outside, &address, Some(&good), &["-tls1_2"]));
+        assert!(
+            !old.contains("Verification") || old.contains("Cipher is (NONE)"),
+            "{what} at {address} took TLS 1.2: {old}"
+        );
+        let new = text(&s_client(&outside, &address, Some(&good), &["-tls1_3", "-alpn", "h2"]));
+        assert!(new.contains("TLSv1.3, Cipher is TLS_"), "{what} at {address} takes TLS 1.3: {new}");
+    }
+}
+
+#[test]
+fn f1_no_session_ticket_is_ever_sent_and_an_old_session_is_not_taken() {
+    let (mesh, orders, outside, shop, _server) = stage();
+    let good = shop.leaf("good", &Leaf::good(CALLER, "outsider-1"));
+    let hub = mesh.world.hub().v4;
+    let addresses = [format!("{}:15008", orders.machine.v4), format!("{hub}:15012"), format!("{hub}:15010")];
+    for address in addresses {
+        let session = mesh.world.dir().join("session.pem");
+        let file = session.to_str().unwrap();
+        let said = text(&s_client(&outside, &address, Some(&good), &["-tls1_3", "-alpn", "h2", "-sess_out", file]));
+        assert!(!said.contains("Post-Handshake New Session Ticket"), "{address} sent a ticket: {said}");
+        assert!(!session.exists(), "{address}: openssl had a session to store");
+    }
+}
+
+/// `openssl s_client`, ended by the end of its input. It stays a moment, so that what comes after the handshake is seen.
+fn s_client(from: &Namespace, address: &str, pair: Option<&Pair>, more: &[&str]) -> Output {
+    let mut command = Command::new("sh");
+    let certificate = pair
+        .map(|p| format!("-cert {} -cert_chain {0} -key {}", p.chain.display(), p.key.display()))
+        .unwrap_or_default();
+    let more = more.join(" ");
+    command.args([
+        "-c",
+        &format!("(timeout 1 tail -f /dev/null) | timeout 10 openssl s_client -connect {address} {certificate} {more}"),
+    ]);
+    from.output(command).expect("openssl runs")
+}
+
+/// Leaves with one fault each, and the words of the sidecar's log that name it.
+fn faults(
+    shop: &Workshop,
+    mesh: &Mesh,
+    identity: &str,
+    uid: &str,
+) -> Vec<(&'static str, Pair, &'static [&'static str])> {
+    let good = || Leaf::good(identity, uid);
+    let leaf = |name: &str, leaf: &Leaf<'_>| shop.leaf(name, leaf);
+    let other_root = Workshop::new(&mesh.world.dir().join("other-root"), TRUST_DOMAIN);
+    let other_domain = Workshop::new(&mesh.world.dir().join("other-domain"), "elsewhere.example");
+    let san = |value: &str| format!("critical,{value}");
+    let intermediate = |name: &str, below: Option<&Pair>| {
+        let mut ca = Leaf::good("", "").without("extendedKeyUsage");
+        ca.set("basicConstraints", "critical,CA:TRUE");
+        ca.set("keyUsage", "critical,keyCertSign");
+        ca.set("subjectAltName", &format!("URI:spiffe://{TRUST_DOMAIN}"));
+        ca.subject = "/O=between";
+        match below {
+            Some(below) => shop.signed(name, &ca, below),
+            None => shop.leaf(name, &ca),
+        }
+    };
+    let mut long = intermediate("i0", None);
+    for n in 1..8 {
+        long = intermediate(&format!("i{n}"), Some(&long));
+    }
+    let mut subject = good();
+    subject.subject = "/O=a subject";
+    let mut expired = good();
+    expired.validity = EXPIRED;
+    let mut future = good();
+    future.validity = FUTURE;
+    let wrong_domain = identity.replace(TRUST_DOMAIN, "elsewhere.example");
+    let upper = identity.replace("spiffe://demo", "spiffe://DEMO");
+    let encoded = identity.replace("/sa/", "/%73a/");
+    vec![
+        ("a trust domain without a bundle", other_domain.leaf("domain", &Leaf::good(&wrong_domain, uid)), &["trust domain", "bundle"]),
+        ("our trust domain from another's root", other_root.leaf("root", &good()), &["issuer", "chain", "root"]),
+        ("another trust domain below our root", leaf("td", &Leaf::good(&wrong_domain, uid)), &["trust domain", "bundle"]),
+        ("two URI SANs", leaf("two", &good().with("subjectAltName", &san(&format!("URI:{identity},URI:spiffe://demo.signet.dev/x")))), &["URI"]),
+        ("no SAN", leaf("none", &good().without("subjectAltName")), &["SAN", "URI", "subjectAltName"]),
+        ("a DNS SAN alone", leaf("dns", &good().with("subjectAltName", &san("DNS:orders"))), &["URI"]),
+        ("a CA as leaf", leaf("ca", &good().with("basicConstraints", "critical,CA:TRUE").with("keyUsage", "critical,digitalSignature,keyCertSign")), &["CA", "basicConstraints"]),
+        ("expired", leaf("expired", &expired), &["expired", "notAfter"]),
+        ("not yet valid", leaf("future", &future), &["not yet", "notBefore", "not valid"]),
+        ("no EKU", leaf("eku", &good().without("extendedKeyUsage")), &["extendedKeyUsage", "extended key usage"]),
+        ("half an EKU", leaf("half", &good().with("extendedKeyUsage", "clientAuth")), &["extendedKeyUsage", "extended key usage", "serverAuth"]),
+        ("no keyUsage", leaf("ku", &good().without("keyUsage")), &["keyUsage", "key usage"]),
+        ("keyUsage not critical", leaf("kunc", &good().with("keyUsage", "digitalSignature")), &["keyUsage", "key usage"]),
+        ("an unknown critical extension", leaf("critical", &good().with("1.2.3.4.5", "critical,ASN1:UTF8String:x")), &["critical"]),
+        ("a NUL in the SAN", leaf("nul", &good().with("subjectAltName", "critical,DER:30:22:86:20:73:70:69:66:66:65:3a:2f:2f:64:65:6d:6f:2e:73:69:67:6e:65:74:2e:64:65:76:2f:6e:73:00:73:68:6f:70")), &["URI", "SPIFFE", "spiffe"]),
+        ("upper case in the trust domain", leaf("upper", &good().with("subjectAltName", &san(&format!("URI:{upper}")))), &["URI", "SPIFFE", "spiffe"]),
+        ("percent-encoding in the path", leaf("percent", &good().with("subjectAltName", &san(&format!("URI:{encoded}")))), &["URI", "SPIFFE", "spiffe"]),
+        ("a chain that is too long", shop.signed("long", &good(), &long), &["chain", "path", "deep", "certificates"]),
+    ]
+}
+
+#[test]
+fn a_caller_with_a_faulty_certificate_is_refused_by_the_called_side() {
+    let (mesh, orders, outside, shop, server) = stage();
+    let url = format!("http://{}:8080/", orders.machine.v4);
+    let mut wrong = Vec::new();
+    for (what, pair, words) in faults(&shop, &mesh, CALLER, "outsider-1") {
+        let (reached, logged) = (server.accepted(), orders.log().len());
+        let out = curl_through(&outside, &orders, &pair, &url);
+        if out.status.success() || server.accepted() != reached {
+            wrong.push(format!("{what}: was let in"));
+            continue;
+        }
+        let new = || orders.log().get(logged..).unwrap_or_default().to_owned();
+        if wait_for(what, SOON, || words.iter().any(|w| new().contains(w)).then_some(())).is_err() {
+            wrong.push(format!("{what}: the log names none of {words:?}: {}", new()));
+        }
+    }
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+}
+
+/// An `openssl s_server` on a tunnel port, that presents a certificate as if it were a sidecar's.
+fn impostor(machine: &Namespace, pair: &Pair, root: &Path) -> Process {
+    let mut command = Command::new("openssl");
+    command
+        .args(["s_server", "-accept", "15008", "-tls1_3", "-alpn", "h2,http/1.1", "-Verify", "4", "-CAfile"])
+        .arg(root);
+    command.arg("-cert").arg(&pair.chain).arg("-cert_chain").arg(&pair.chain).arg("-key").arg(&pair.key).arg("-quiet");
+    command.stdin(Stdio::null());
+    let server = machine.spawn("s_server", command).unwrap();
+    let address = (std::net::IpAddr::from(machine.v4), 15008).into();
+    let limit = std::time::Duration::from_millis(200);
+    wait_for("s_server listens", SOON, || {
+        machine.enter(|| std::net::TcpStream::connect_timeout(&address, limit)).ok()?.ok()
+    })
+    .unwrap();
+    server
+}
+
+#[test]
+fn a_called_side_with_a_faulty_certificate_is_refused_by_the_caller() {
+    let mut mesh = mesh();
+    let checkout = join(&mut mesh, "checkout", &[]);
+    let fake = mesh.world.machine("fake").unwrap();
+    let named = Join { name: "fake", namespace: "shop", service_account: "fake", ports: &[("http", 8080)] };
+    mesh.write("workload-fake.yaml", &workload_document(&named, &fake.addresses())).unwrap();
+    let shop = workshop(&mesh);
+    let identity = format!("spiffe://{TRUST_DOMAIN}/ns/shop/sa/fake");
+    let mut cases = faults(&shop, &mesh, &identity, "fake-1");
+    let other = shop.leaf("id", &Leaf::good(&format!("spiffe://{TRUST_DOMAIN}/ns/shop/sa/other"), "fake-1"));
+    cases.push(("another identity than the operator named", other, &["sa/other"]));
+    let other = shop.leaf("uid", &Leaf::good(&identity, "fake-2"));
+    cases.push(("another workload's UID", other, &["fake-2"]));
+    let none = shop.leaf("nouid", &Leaf::good(&identity, "fake-1").without(UID_EXTENSION));
+    cases.push(("no workload UID", none, &["UID", "uid"]));
+    let root = mesh.ca_dir().join("bundle.pem");
+    let mut wrong = Vec::new();
+    for (what, pair, words) in cases {
+        let server = impostor(&fake, &pair, &root);
+        let logged = checkout.log().len();
+        match call(&checkout.machine, fake.v4, 8080) {
+            Ok(mut stream) => {
+                let _ = stream.write_all(b"do not read this");
+                if end_of(&mut stream, SOON) == End::Open {
+                    wrong.push(format!("{what}: the application's connection was not ended"));
+                }
+            }
+            Err(e) => assert!(signet_tests::apps::is_reset(&e), "{what}: {e}"),
+        }
+        if server.log().contains("do not read this") || server.log().contains("CONNECT") {
+            wrong.push(format!("{what}: the impostor was spoken to"));
+        }
+        let new = || checkout.log().get(logged..).unwrap_or_default().to_owned();
+        if wait_for(what, SOON, || words.iter().any(|w| new().contains(w)).then_some(())).is_err() {
+            wrong.push(format!("{what}: the log names none of {words:?}: {}", new()));
+        }
+    }
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+}
+
+#[test]
+fn a_destination_that_is_known_to_be_meshed_is_never_dialled_in_plaintext() {
+    let mut mesh = mesh();
+    let checkout = join(&mut mesh, "checkout", &[]);
+    let fake = mesh.world.machine("fake").unwrap();
+    let named = Join { name: "fake", namespace: "shop", service_account: "fake", ports: &[("http", 8080)] };
+    mesh.write("workload-fake.yaml", &workload_document(&named, &fake.addresses())).unwrap();
+    // It listens, in plaintext, on the very port; nothing listens on 15008.
+    let server = Server::echo(&fake, 8080);
+    for family in FAMILIES {
+        let to =
+            if family == signet::demo::mesh::Family::V4 { fake.v4.into() } else { std::net::IpAddr::from(fake.v6) };
+        assert!(reaches(&checkout.machine, to, 8080).is_err(), "{family:?}");
+    }
+    assert_eq!(server.accepted(), 0, "not one byte in plaintext");
+}
