@@ -11,6 +11,9 @@ fn f32_the_request_is_signed_by_the_new_key_and_asks_for_nothing() {
     assert!(read.params.subject_alt_names.is_empty());
     assert!(read.params.key_usages.is_empty());
     assert_eq!(read.params.distinguished_name.iter().count(), 0);
+    // Version 1, no subject, the key, no attributes: the only encoding of a request that asks for nothing.
+    let info = [&[0x02, 1, 0, 0x30, 0], key.public_key_der().as_slice(), &[0xa0, 0]].concat();
+    assert!(request.windows(info.len()).any(|part| part == info), "{request:02x?}");
     let mut broken = request;
     *broken.last_mut().unwrap() ^= 1;
     assert!(rcgen::CertificateSigningRequestParams::from_der(&broken.into()).is_err());
