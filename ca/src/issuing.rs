@@ -169,3 +169,6 @@ impl Issuing {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -94,3 +94,6 @@ impl Publisher {
 fn next_sequence(previous: u64, now: u64) -> u64 {
     previous.saturating_add(1).max(now)
 }
+
+#[cfg(test)]
+mod tests;
