@@ -136,12 +136,9 @@ fn doors(addresses: &[IpAddr], port: u16) -> anyhow::Result<Vec<tokio::net::TcpL
     let mut listeners = Vec::new();
     for ip in addresses {
         let address = SocketAddr::new(*ip, port);
-        match listen::open(address) {
+        match admin::open(address) {
             Err(error) if ip.is_ipv6() && no_ipv6(&error) => {}
-            opened => {
-                let listener = opened.with_context(|| format!("cannot listen on {address}"))?;
-                listeners.push(tokio::net::TcpListener::from_std(listener)?);
-            }
+            opened => listeners.push(opened.with_context(|| format!("cannot listen on {address}"))?),
         }
     }
     Ok(listeners)
