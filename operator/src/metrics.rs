@@ -98,7 +98,7 @@ impl Metrics {
         };
         self.readings.get_or_create(&Kind { kind }).inc();
     }
-    /// An attempt to attach: `attached`, or why not.
+    /// An attempt to attach: `attached`, `waiting` for its document (then one of the others too), or why not.
     pub fn attach(&self, kind: &'static str) {
         self.opened.get_or_create(&Kind { kind }).inc();
     }

@@ -27,6 +27,7 @@ struct World {
     authority: Authority,
     address: SocketAddr,
     hub: Arc<Hub>,
+    metrics: Arc<Metrics>,
     state: State,
     published: Published,
     operator: Arc<Credentials>,
@@ -68,13 +69,14 @@ async fn world(limits: Limits, text: Option<&str>) -> World {
         egress: Egress { default: Decision::Allow, exceptions: Vec::new() },
     };
     let (state, published) = State::new(settings, Store::open(directory.path()).unwrap());
-    let hub = Hub::new(published.clone(), limits, Metrics::shared());
+    let metrics = Metrics::shared();
+    let hub = Hub::new(published.clone(), limits, metrics.clone());
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
     let (credentials, served) = (operator.clone(), hub.clone());
     tokio::spawn(async move { serve(listener, &credentials, served, std::future::pending()).await });
     tokio::spawn(hub.clone().supervise(operator.clone(), Duration::from_millis(50)));
-    let mut world = World { authority, address, hub, state, published, operator, _directory: directory };
+    let mut world = World { authority, address, hub, metrics, state, published, operator, _directory: directory };
     if let Some(text) = text {
         assert_eq!(world.apply(text), Outcome::Applied);
     }
@@ -179,6 +181,28 @@ async fn a_reconnect_that_holds_the_version_hears_nothing_until_something_change
     // What comes first is the change, not the configuration that is held.
     assert_eq!(world.apply(&format!("{MESH}{RULE}")), Outcome::Applied);
     assert_eq!(again.config().await.rules.len(), 1);
+}
+
+#[tokio::test]
+async fn a_sidecar_that_comes_a_moment_before_its_document_is_let_in() {
+    let mut world =
+        world(Limits { document: SOON, ..Limits::default() }, Some(MESH.split("---").next().unwrap())).await;
+    let credentials = world.authority.credentials("shop", "b", Some("uid-b"));
+    let channel = channel(&credentials, world.operator_id(), &world.address.to_string()).unwrap();
+    let (say, said) = mpsc::channel(1);
+    say.send(hello(None)).await.unwrap();
+    let attach = tokio::spawn(async move { ControlClient::new(channel).attach(ReceiverStream::new(said)).await });
+    let waits = "signet_operator_streams_opened_total{kind=\"waiting\"} 1";
+    timeout(SOON, async {
+        while !world.metrics.text(&world.published, &world.operator).contains(waits) {
+            tokio::task::yield_now().await;
+        }
+    })
+    .await
+    .expect("the peer never came");
+    assert_eq!(world.apply(MESH), Outcome::Applied);
+    let hear = attach.await.unwrap().unwrap().into_inner();
+    assert_eq!(Attached { say, hear }.config().await.workload_name, "b");
 }
 
 #[tokio::test]
