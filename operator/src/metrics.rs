@@ -1,4 +1,5 @@
-//! What the operator counts. No label ever takes bytes from a peer: all are words of ours, registered before they happen.
+//! What the operator counts. No label ever takes bytes from a peer: all are words of ours, in the functions below and where
+//! they are called.
 use crate::state::{Outcome, Published};
 use prometheus_client::encoding::EncodeLabelSet;
 use prometheus_client::encoding::text::encode;
