@@ -14,7 +14,7 @@ mod server;
 
 pub use pages::Source;
 pub use ready::{Readiness, Step};
-pub use server::serve;
+pub use server::{open, serve};
 
 /// Which of the two servers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -5,4 +5,4 @@ mod access;
 mod metrics;
 
 pub use access::AccessLog;
-pub use metrics::{Metrics, Outcome, Present};
+pub use metrics::{Metrics, Present};

@@ -8,6 +8,8 @@ use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use std::convert::Infallible;
 use std::future::Future;
+use std::io;
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::net::{TcpListener, TcpStream};
@@ -31,8 +33,22 @@ impl Times {
 
 /// hyper's least is 8 KiB.
 const HEAD_BYTES: usize = 8 * 1024;
+const BACKLOG: i32 = 128;
 /// After a failed accept (F36).
 const PAUSE: Duration = Duration::from_millis(100);
+
+/// A listener of a door. Unlike the data path's it shares its port with nobody: a second sidecar in the same place fails here.
+pub fn open(address: SocketAddr) -> io::Result<TcpListener> {
+    let kind = socket2::Type::STREAM.nonblocking();
+    let socket = socket2::Socket::new(socket2::Domain::for_address(address), kind, Some(socket2::Protocol::TCP))?;
+    socket.set_reuse_address(true)?;
+    if address.is_ipv6() {
+        socket.set_only_v6(true)?;
+    }
+    socket.bind(&address.into())?;
+    socket.listen(BACKLOG)?;
+    TcpListener::from_std(socket.into())
+}
 
 /// Serves one door on these listeners, until dropped. Dropping it closes its connections.
 pub async fn serve(door: Door, listeners: Vec<TcpListener>, source: Arc<Source>) {

@@ -2,8 +2,9 @@
 use super::*;
 use crate::live::{Direction, Registry};
 use crate::observe::Metrics;
-use crate::path::{Settings, Shared, socket};
+use crate::path::socket;
 use crate::report::Reporter;
+use crate::shared::{Settings, Shared};
 use crate::view::View;
 use serde_json::Value;
 use signet_identity::{Credentials, TrustState};
@@ -20,6 +21,7 @@ fn source() -> Source {
         connect_time: second,
         head_time: second,
         head_bytes: 8192,
+        streams: 1,
         unknown_wait: second,
         idle_tunnel: second,
         alone_above: 1,

@@ -17,7 +17,7 @@ fn facts() -> Facts {
         verdict: Some(Verdict {
             decision: Decision::Allow,
             reason: Reason::RuleMatched,
-            rule: Some(Arc::new(RuleKey { namespace: "shop".into(), name: "orders".into() })),
+            rule: Some(RuleKey { namespace: "shop".into(), name: "orders".into() }.into()),
             difference: None,
             shadow: Some((Decision::Deny, Reason::NoRuleMatched, None)),
         }),
