@@ -111,6 +111,3 @@ pub struct Host {
     /// Unix seconds.
     pub revoked_at: Option<u64>,
 }
-
-#[cfg(test)]
-mod tests;

@@ -4,10 +4,14 @@ use std::{
     sync::Arc,
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
+use tokio::time::Instant;
 
 /// Tells the time since the Unix epoch.
 #[derive(Clone)]
-pub struct Clock(Arc<dyn Fn() -> Duration + Send + Sync>);
+pub struct Clock {
+    wall: Arc<dyn Fn() -> Duration + Send + Sync>,
+    began: Instant,
+}
 
 impl Clock {
     /// The machine's wall clock. A clock before 1970 reads as 0, and then nothing is signed.
@@ -17,12 +21,17 @@ impl Clock {
 
     /// A clock that a test holds in its hand.
     pub fn from_fn(read: impl Fn() -> Duration + Send + Sync + 'static) -> Self {
-        Self(Arc::new(read))
+        Self { wall: Arc::new(read), began: Instant::now() }
     }
 
     /// Time since the Unix epoch.
     pub fn since_epoch(&self) -> Duration {
-        (self.0)()
+        (self.wall)()
+    }
+
+    /// Time since this clock was made. Nobody sets it: for what only has to last (rates, nonces), never for what is written.
+    pub fn running(&self) -> Duration {
+        self.began.elapsed()
     }
 
     /// Unix seconds.

@@ -151,12 +151,9 @@ impl Issuing {
                     self.metrics.renewal_failures.inc();
                     tracing::error!(%error, "the issuing CA could not be replaced; the present one stays in force");
                     tokio::time::sleep(pause).await;
-                    pause = (pause * 2).min(Duration::from_secs(60));
+                    pause = (pause * 2).min(Duration::from_mins(1));
                 }
             }
         }
     }
 }
-
-#[cfg(test)]
-mod tests;

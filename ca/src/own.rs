@@ -62,7 +62,7 @@ impl Own {
                         self.metrics.renewal_failures.inc();
                         tracing::error!(%error, "the CA's own certificate could not be renewed; the present one stays in use");
                         sleep(pause).await;
-                        pause = (pause * 2).min(Duration::from_secs(60));
+                        pause = (pause * 2).min(Duration::from_mins(1));
                     }
                 }
             }

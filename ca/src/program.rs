@@ -18,7 +18,7 @@ use crate::{
     root::LocalRoot,
     service::{MAX_MESSAGE, Parts, Routes, Service},
     state_dir::StateDir,
-    store::Store,
+    store::{Closed, Store},
     trust::Publisher,
 };
 use anyhow::Context;
@@ -51,6 +51,7 @@ pub struct Running {
     stop: watch::Sender<bool>,
     server: JoinHandle<Result<(), tonic::transport::Error>>,
     tasks: JoinSet<()>,
+    store_closed: Closed,
     // Held as long as anything runs.
     _state: Arc<StateDir>,
 }
@@ -59,7 +60,8 @@ pub struct Running {
 pub async fn start(config: Config, clock: Clock) -> anyhow::Result<Running> {
     let metrics = Metrics::default();
     let state = Arc::new(StateDir::open(&config.state_dir)?);
-    let store = Arc::new(open_store(&state, &config.trust_domain, &metrics)?);
+    let (store, store_closed) = open_store(&state, &config.trust_domain, &metrics)?;
+    let store = Arc::new(store);
     let publisher = Arc::new(Publisher::open(store.clone(), clock.clone(), metrics.clone())?);
     let root = open_root(&state, &publisher, &config, &clock)?;
     metrics.root_not_after.set(i64::try_from(root.not_after()).unwrap_or(i64::MAX));
@@ -124,7 +126,7 @@ pub async fn start(config: Config, clock: Clock) -> anyhow::Result<Running> {
     tasks.spawn(tidy(store, clock, config.lifetimes.journal));
     tasks.spawn(follow_trust(state.clone(), publisher, credentials, config.trust_domain.clone()));
     tracing::info!(%listen, health = %health_address, trust_domain = %config.trust_domain, "signet-ca serves");
-    Ok(Running { listen, health: health_address, stop, server, tasks, _state: state })
+    Ok(Running { listen, health: health_address, stop, server, tasks, store_closed, _state: state })
 }
 
 impl Running {
@@ -140,18 +142,18 @@ impl Running {
     pub async fn stop(mut self) {
         // Without receivers there is nobody left to tell.
         let _ = self.stop.send(true);
-        match timeout(GRACE, &mut self.server).await {
-            Ok(_) => {}
-            Err(_) => {
-                tracing::warn!("some connections were still open after {} s", GRACE.as_secs());
-                self.server.abort();
-            }
+        if timeout(GRACE, &mut self.server).await.is_err() {
+            tracing::warn!("some connections were still open after {} s", GRACE.as_secs());
+            self.server.abort();
         }
         self.tasks.shutdown().await;
+        if timeout(GRACE, self.store_closed).await.is_err() {
+            tracing::warn!("the store was still in use when the program ended; SQLite recovers from that");
+        }
     }
 }
 
-fn open_store(state: &StateDir, trust_domain: &TrustDomain, metrics: &Metrics) -> anyhow::Result<Store> {
+fn open_store(state: &StateDir, trust_domain: &TrustDomain, metrics: &Metrics) -> anyhow::Result<(Store, Closed)> {
     let path = state.file("state.db");
     // Made here so that its mode does not hang on the umask; SQLite gives its other files the same.
     OpenOptions::new().create(true).append(true).mode(0o600).open(&path).with_context(|| path.display().to_string())?;
@@ -234,7 +236,7 @@ fn readiness(store: Arc<Store>, issuance: Arc<Issuance>) -> http::Readiness {
 
 async fn tidy(store: Arc<Store>, clock: Clock, keep: Duration) {
     loop {
-        tokio::time::sleep(Duration::from_secs(60)).await;
+        tokio::time::sleep(Duration::from_mins(1)).await;
         let now = clock.seconds();
         if let Err(error) = store.tidy(now, now.saturating_sub(keep.as_secs())).await {
             tracing::warn!(%error, "housekeeping in the store failed; trying again in a minute");

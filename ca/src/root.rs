@@ -183,6 +183,3 @@ impl Upstream for LocalRoot {
         Box::pin(std::future::ready(self.sign(key, now)))
     }
 }
-
-#[cfg(test)]
-mod tests;

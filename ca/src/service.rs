@@ -89,7 +89,7 @@ impl Service {
 
 impl Parts {
     fn challenge(&self, address: IpAddr) -> Result<ChallengeResponse, Refusal> {
-        let now = self.clock.since_epoch();
+        let now = self.clock.running();
         self.by_address.take(&address, now)?;
         let nonce = self.nonces.make(now).ok_or_else(|| Refusal::Internal("no randomness".into()))?;
         Ok(ChallengeResponse { nonce: nonce.to_vec() })
@@ -97,15 +97,16 @@ impl Parts {
 
     async fn register(self: Arc<Self>, address: IpAddr, request: RegisterRequest) -> Result<RegisterResponse, Refusal> {
         let claim = join_token::Claim::read(request)?;
-        let now = self.clock.since_epoch();
-        self.failures.peek(&address, now)?;
-        self.by_address.take(&address, now)?;
+        let running = self.clock.running();
+        self.failures.peek(&address, running)?;
+        self.by_address.take(&address, running)?;
+        let now = self.clock.seconds();
         let parts = self.clone();
         let redemption = self
             .bench
             .run(move || {
                 let wanted = &claim.redemption;
-                if !parts.store.token_could_serve(&wanted.token_hash, &wanted.key_id, now.as_secs())? {
+                if !parts.store.token_could_serve(&wanted.token_hash, &wanted.key_id, now)? {
                     parts.failed(address);
                     return Err(Refusal::Redeem(crate::store::RedeemError::Unknown));
                 }
@@ -113,7 +114,7 @@ impl Parts {
                 Ok(claim.redemption)
             })
             .await??;
-        let host = self.store.redeem(redemption, now.as_secs()).await?;
+        let host = self.store.redeem(redemption, now).await?;
         tracing::info!(identity = %host.identity, uid = %host.uid, host_key = %host.key_id, %address, "a host joined");
         Ok(RegisterResponse {
             host_key_id: host.key_id,
@@ -138,7 +139,7 @@ impl Parts {
                 });
             }
         };
-        let now = self.clock.since_epoch();
+        let now = self.clock.running();
         self.failures.peek(&address, now)?;
         self.nonces.check(claim.nonce(), now).map_err(|_| Refusal::Nonce)?;
         let ticket = self.issuance.prepare().await?;
@@ -167,7 +168,7 @@ impl Parts {
 
     /// Charges a failed proof to the address; that the bucket is empty now shows at the next request.
     fn failed(&self, address: IpAddr) {
-        let _ = self.failures.take(&address, self.clock.since_epoch());
+        let _ = self.failures.take(&address, self.clock.running());
     }
 
     /// The trust sequence that a caller holds, as it is journaled. A higher one than ours means that our state is an old backup.

@@ -19,6 +19,7 @@ pub use issuers::IssuerRecord;
 pub use journal::{Entry, JournalError};
 pub use tokens::{HostKey, NewToken, RedeemError, Redemption, Token, TokenError};
 pub use trust::Swap;
+pub use writer::Closed;
 
 use crate::metrics::Metrics;
 use rusqlite::{Connection, OpenFlags, OptionalExtension};
@@ -103,8 +104,9 @@ pub struct Store {
 }
 
 impl Store {
-    /// Opens or makes the database and starts the writer's thread.
-    pub fn open(path: &Path, trust_domain: &TrustDomain, metrics: Metrics) -> Result<Self, StoreError> {
+    /// Opens or makes the database and starts the writer's thread. The second value resolves when the store has been dropped
+    /// and all that it was asked for is on disk.
+    pub fn open(path: &Path, trust_domain: &TrustDomain, metrics: Metrics) -> Result<(Self, Closed), StoreError> {
         let mut connection = Connection::open(path)?;
         connection.busy_timeout(Duration::from_secs(5))?;
         connection.pragma_update(None, "journal_mode", "WAL")?;
@@ -114,7 +116,8 @@ impl Store {
         let reader =
             Connection::open_with_flags(path, OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX)?;
         reader.busy_timeout(Duration::from_secs(5))?;
-        Ok(Self { writer: writer::Writer::start(connection, metrics)?, reader: Mutex::new(reader) })
+        let (writer, closed) = writer::Writer::start(connection, metrics)?;
+        Ok((Self { writer, reader: Mutex::new(reader) }, closed))
     }
 
     /// Runs a change on the writer's thread and answers once it is on disk. A change that fails leaves no trace; one whose

@@ -125,6 +125,3 @@ fn from_wire(wire: &wire::TrustState) -> Result<TrustState, StoreError> {
         },
     })
 }
-
-#[cfg(test)]
-mod tests;

@@ -47,7 +47,7 @@ pub enum ConnectError {
         error: io::Error,
     },
     /// TLS failed; the rejection, if it was ours, is below it.
-    #[error("TLS with {address} failed: {error}")]
+    #[error("TLS with {address} failed: {}", refusal(.error))]
     Tls {
         /// The address.
         address: SocketAddr,
@@ -67,6 +67,11 @@ pub enum ConnectError {
     /// The server chose no protocol that was offered.
     #[error("{0} does not speak the protocol that was offered")]
     Protocol(SocketAddr),
+}
+
+/// rustls shows an error that is not its own as Rust would.
+fn refusal(error: &io::Error) -> String {
+    tls::rejection(error).map_or_else(|| error.to_string(), |rejection| rejection.to_string())
 }
 
 /// A tonic-compatible connector: TCP, then TLS, then the exact identity, before a byte is sent.

@@ -10,6 +10,8 @@ mod ca;
 mod config;
 mod connect;
 mod enroller;
+#[cfg(test)]
+mod fake_ca;
 mod schedule;
 mod serve;
 pub mod settings;

@@ -8,13 +8,15 @@ use hyper::header::{CONTENT_TYPE, HeaderValue};
 use hyper::service::service_fn;
 use hyper::{Method, Request, Response, StatusCode};
 use hyper_util::rt::{TokioIo, TokioTimer};
+use rustls::pki_types::UnixTime;
 use serde_json::json;
-use signet_identity::Credentials;
+use signet_enroll::Status as Enrolment;
+use signet_identity::{Credentials, SpiffeId};
 use std::convert::Infallible;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::net::TcpListener;
-use tokio::sync::Semaphore;
+use tokio::sync::{Semaphore, watch};
 use tokio::time::{sleep, timeout};
 
 /// Connections at once: a scraper, a prober, and a person.
@@ -34,6 +36,10 @@ pub struct Pages {
     pub metrics: Arc<Metrics>,
     /// The operator's certificate and trust.
     pub credentials: Arc<Credentials>,
+    /// How it gets its certificate.
+    pub enrolment: watch::Receiver<Enrolment>,
+    /// The identity that sidecars expect of it.
+    pub own: SpiffeId,
 }
 
 impl Pages {
@@ -90,21 +96,44 @@ impl Pages {
     }
 
     /// Ready means: sidecars that come now get what they came for.
-    fn not_ready(&self) -> Option<&'static str> {
-        if self.credentials.svid().is_none() {
-            return Some("no certificate yet: is the CA reachable, and was the join token valid?");
+    fn not_ready(&self) -> Option<String> {
+        let now = UnixTime::now().as_secs();
+        match self.credentials.svid() {
+            None => {
+                let why = self.enrolment.borrow().last_error.clone();
+                return Some(format!(
+                    "no certificate yet: {}",
+                    why.unwrap_or_else(|| "the CA has not answered".into())
+                ));
+            }
+            Some(svid) if svid.not_after() < now => {
+                let why = self.enrolment.borrow().last_error.clone();
+                return Some(format!("the certificate has ended: {}", why.unwrap_or_else(|| "the CA is away".into())));
+            }
+            Some(svid) if *svid.id() != self.own => {
+                let (has, own) = (svid.id(), &self.own);
+                return Some(format!("the certificate is for {has}, but sidecars expect {own}: make a token for that"));
+            }
+            Some(_) => {}
         }
         let documents = self.published.snapshot.borrow().is_none();
-        documents.then_some("the documents could not be read yet: see /status")
+        documents.then(|| "the documents could not be read yet: see /status".into())
     }
 
     fn status(&self) -> serde_json::Value {
         let svid =
             self.credentials.svid().map(|svid| json!({"identity": svid.id().as_str(), "not_after": svid.not_after()}));
+        let enrolment = self.enrolment.borrow().clone();
         json!({
             "ready": self.not_ready().is_none(),
+            "not_ready": self.not_ready(),
             "documents": &**self.published.report.borrow(),
             "certificate": svid,
+            "enrolment": {
+                "failures": enrolment.consecutive_failures,
+                "last_error": enrolment.last_error,
+                "trust_stream_open": enrolment.trust_stream_open,
+            },
             "trust_sequence": self.credentials.trust().state().sequence,
             "sidecars": self.hub.presences(),
         })

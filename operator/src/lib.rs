@@ -1,9 +1,24 @@
-//! signet-operator as a library.
+//! signet-operator: tells each sidecar who its peers are and what its rules are.
+//!
+//! | module | what it does |
+//! |---|---|
+//! | `documents` | reads what users write, and names the place of every mistake |
+//! | `files` | watches the directory of documents |
+//! | `index` | from documents to each workload's configuration; plain and synchronous |
+//! | `state` | what is in force, applied whole or not at all |
+//! | `store` | what must be remembered over a restart |
+//! | `control` | the stream to each sidecar, over mutual TLS |
+//! | `http`, `metrics` | health, status and counters on loopback |
+//! | `config`, `program` | the configuration file, and what is built from what |
+//!
+//! The command line uses `documents` and `index` to check and explain rules as the operator would.
+pub mod config;
 pub mod control;
 pub mod documents;
 pub mod files;
 pub mod http;
 pub mod index;
 pub mod metrics;
+pub mod program;
 pub mod state;
 pub mod store;

@@ -1,2 +1,92 @@
-//! signet-operator.
-fn main() {}
+//! signet-operator: arguments, provider, runtime, run, exit code. What runs is in `program`.
+use anyhow::Context as _;
+use clap::{Parser, Subcommand};
+use signet_enroll::settings::{LogFormat, init_logging};
+use signet_operator::config::Config;
+use signet_operator::program::Program;
+use std::path::PathBuf;
+use std::process::ExitCode;
+use tokio::signal::unix::{SignalKind, signal};
+
+#[derive(Parser)]
+#[command(name = "signet-operator", version, about = "Tells each sidecar who its peers are and what its rules are")]
+struct Arguments {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Serves until SIGTERM.
+    #[command(after_help = "\
+Example:
+  signet-operator run --config /etc/signet/operator.toml --files /etc/signet/mesh
+
+The smallest operator.toml:
+  [ca]
+  address = \"ca.example:15012\"
+  trust_domain = \"example.org\"
+  bundle = \"root.pem\"
+  state_dir = \"/var/lib/signet/operator\"
+  join_token_file = \"operator.token\"")]
+    Run {
+        /// The configuration file (TOML).
+        #[arg(long, value_name = "FILE")]
+        config: PathBuf,
+        /// The directory of Workload, Service, Posture and AllowRule documents; wins over `files` in the file.
+        #[arg(long, value_name = "DIR")]
+        files: Option<PathBuf>,
+        /// How log lines look; wins over the file.
+        #[arg(long, value_name = "text|json")]
+        log_format: Option<LogFormat>,
+        /// What is logged, such as "info,signet_operator=debug"; wins over the file.
+        #[arg(long, value_name = "FILTER")]
+        log: Option<String>,
+    },
+}
+
+fn main() -> ExitCode {
+    let Command::Run { config, files, log_format, log } = Arguments::parse().command;
+    let mut config = match Config::read(&config, files) {
+        Ok(config) => config,
+        Err(problems) => {
+            complain(&problems.to_string());
+            return ExitCode::from(2);
+        }
+    };
+    config.log.format = log_format.unwrap_or(config.log.format);
+    config.log.filter = log.unwrap_or(config.log.filter);
+    match run(config) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            complain(&format!("signet-operator: {error:#}"));
+            ExitCode::FAILURE
+        }
+    }
+}
+
+#[allow(clippy::print_stderr, reason = "why the program did not start is for whoever started it, log or no log")]
+fn complain(message: &str) {
+    eprintln!("{}", message.trim_end());
+}
+
+fn run(config: Config) -> anyhow::Result<()> {
+    if rustls::crypto::aws_lc_rs::default_provider().install_default().is_err() {
+        anyhow::bail!("another TLS provider was installed before ours");
+    }
+    init_logging(config.log.format, &config.log.filter).map_err(|error| anyhow::anyhow!("logging: {error}"))?;
+    let mut runtime = tokio::runtime::Builder::new_multi_thread();
+    runtime.enable_all().build().context("the runtime did not start")?.block_on(async {
+        let mut terminate = signal(SignalKind::terminate())?;
+        let mut interrupt = signal(SignalKind::interrupt())?;
+        let mut program = Program::start(config).await?;
+        tokio::select! {
+            _ = terminate.recv() => {}
+            _ = interrupt.recv() => {}
+            error = program.failed() => return Err(error),
+        }
+        tracing::info!("stopping");
+        program.stop().await;
+        Ok(())
+    })
+}

@@ -123,11 +123,9 @@ impl State {
             None => (0, Vec::new()),
         };
         let report = Report { good: outcome == Outcome::Applied, revision, last: outcome, findings, error, rules };
-        let before = self.report.borrow().clone();
-        if before.findings != report.findings || before.error != report.error || before.last != report.last {
-            report.log();
-        }
-        self.report.send_replace(Arc::new(report));
+        let report = Arc::new(report);
+        self.report.send_replace(report.clone());
+        report.log();
     }
 }
 

@@ -24,4 +24,4 @@ pub use egress::{Egress, EgressException};
 pub use model::AllowRule;
 pub use resolve::{Workload, for_workload};
 pub use validate::{Problem, Reading};
-pub use verdict::{Caller, Decision, Difference, Reason, Shadow, Verdict};
+pub use verdict::{Caller, Decision, Difference, Reason, RuleRef, Shadow, Verdict};

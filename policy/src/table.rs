@@ -21,7 +21,7 @@ use crate::compile::{Posture, RuleKey, WorkloadRule};
 use crate::name::Name;
 use crate::networks::Networks;
 use crate::ports::{Merge, PerPort};
-use crate::verdict::{Caller, Decision, Reason, Verdict};
+use crate::verdict::{Caller, Decision, Reason, RuleRef, Verdict};
 use closest::Nearest;
 use std::collections::HashMap;
 use std::net::IpAddr;
@@ -35,7 +35,7 @@ pub struct Table(Option<Arc<Compiled>>);
 struct Compiled {
     posture: Posture,
     /// Sorted by name; a rule's number is its place here.
-    rules: Vec<Arc<RuleKey>>,
+    rules: Arc<[RuleKey]>,
     /// Why a rule admits nobody, by number.
     unusable: HashMap<u32, String>,
     ports: PerPort<Facts>,
@@ -139,7 +139,7 @@ impl Table {
 
     /// The rules that guard and admit nobody because they were refused or need a feature that this program lacks, and why;
     /// in the order of their names.
-    pub fn unusable(&self) -> Vec<(Arc<RuleKey>, String)> {
+    pub fn unusable(&self) -> Vec<(RuleRef, String)> {
         let Some(compiled) = &self.0 else { return Vec::new() };
         let mut found: Vec<_> = compiled.unusable.iter().collect();
         found.sort();
@@ -148,8 +148,8 @@ impl Table {
 }
 
 impl Compiled {
-    fn key(&self, number: u32) -> Option<Arc<RuleKey>> {
-        self.rules.get(number as usize).cloned()
+    fn key(&self, number: u32) -> Option<RuleRef> {
+        RuleRef::new(&self.rules, number)
     }
 
     fn judge(&self, caller: &Caller<'_>, port: u16) -> Verdict {

@@ -1,12 +1,13 @@
 //! Verdicts: allow or deny, with a reason code, the rule that decided or came closest, and what differed; and the words for
 //! them, which logs, `Proxy-Status` and `signet rules explain` share.
-use crate::compile::RuleKey;
 use serde::Serialize;
 use std::fmt;
 use std::net::IpAddr;
-use std::sync::Arc;
 
 mod explain;
+mod rule_ref;
+
+pub use rule_ref::RuleRef;
 
 /// Who calls.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -119,7 +120,7 @@ pub enum Difference {
 
 /// What would have been, had `Audit` rules (or the `audit` posture's `deny`) been in force: decision, reason, and the rule that
 /// would have admitted or come closest.
-pub type Shadow = (Decision, Reason, Option<Arc<RuleKey>>);
+pub type Shadow = (Decision, Reason, Option<RuleRef>);
 
 /// The answer.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -129,7 +130,7 @@ pub struct Verdict {
     /// Why.
     pub reason: Reason,
     /// The rule that admitted, or for a denial the closest.
-    pub rule: Option<Arc<RuleKey>>,
+    pub rule: Option<RuleRef>,
     /// For a denial: what differed from the closest rule.
     pub difference: Option<Difference>,
     /// What the decision would be if `Audit` rules (and the `audit` posture's `deny`) were in force, when it differs.
@@ -166,7 +167,7 @@ impl Serialize for Verdict {
             difference: Option<&'a Difference>,
             shadow: Option<Shadow>,
         }
-        let named = |rule: &Option<Arc<RuleKey>>| rule.as_ref().map(ToString::to_string);
+        let named = |rule: &Option<RuleRef>| rule.as_ref().map(ToString::to_string);
         Flat {
             decision: self.decision,
             reason: self.reason,

@@ -291,3 +291,6 @@ fn set_addresses(socket: &Socket, wanted: &BTreeSet<IpAddr>) -> Result<(), Captu
 fn ipv6_is_on() -> bool {
     std::fs::read_to_string("/proc/sys/net/ipv6/conf/lo/disable_ipv6").is_ok_and(|value| value.trim() == "0")
 }
+
+#[cfg(test)]
+mod tests;

@@ -10,6 +10,7 @@ use std::io;
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::time::Duration;
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
@@ -74,6 +75,8 @@ pub struct Control {
     pub view: Arc<View>,
     /// Where the last configuration lies.
     pub store: Store,
+    /// Whether the stream stands, for admin.
+    pub connected: Arc<AtomicBool>,
     /// Counters for the operator.
     pub edges: crate::report::Edges,
 }
@@ -163,6 +166,7 @@ impl Control {
         };
         say(&up, up::Kind::Hello(hello)).await?;
         let mut news = client.attach(ReceiverStream::new(outgoing)).await?.into_inner();
+        let _connected = Connected::new(&self.connected);
         let mut report = tokio::time::interval(REPORT);
         loop {
             tokio::select! {
@@ -235,6 +239,22 @@ impl Control {
         if let Err(error) = self.store.save(&stored) {
             tracing::warn!(%error, file = %self.store.file.display(), "the configuration could not be stored; a restart will need the operator");
         }
+    }
+}
+
+/// Says that the stream stands until dropped.
+struct Connected(Arc<AtomicBool>);
+
+impl Connected {
+    fn new(flag: &Arc<AtomicBool>) -> Self {
+        flag.store(true, Relaxed);
+        Self(flag.clone())
+    }
+}
+
+impl Drop for Connected {
+    fn drop(&mut self) {
+        self.0.store(false, Relaxed);
     }
 }
 

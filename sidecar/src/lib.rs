@@ -1,11 +1,13 @@
 //! signet-sidecar: runs beside one workload, upgrades its traffic to mutual TLS without the workload knowing, and enforces allow
 //! rules by identity. What happens to a byte lies in `path`; everything else here feeds it.
 
+mod admin;
 pub mod capture;
 pub mod config;
 mod control;
 mod keeper;
 mod live;
+mod observe;
 mod path;
 pub mod ports;
 mod proof;

@@ -1,12 +1,13 @@
 //! What the data path says about connections: into the metrics, the access log and the edge counters that go to the operator.
 //! Called from the data path threads; never blocks them.
 use crate::live::Direction;
+use crate::observe::{AccessLog, Metrics};
 use crate::record::Facts;
-use signet_policy::Decision;
 use signet_proto::control::Edge;
 use std::collections::HashMap;
 use std::io;
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::SystemTime;
 
 /// Edges between two reports at most (F26: a peer cannot make it grow); what is above is counted under no name.
 const EDGES: usize = 4096;
@@ -61,31 +62,44 @@ impl Edges {
 pub struct Reporter {
     /// For the control stream.
     pub edges: Edges,
+    /// For Prometheus and admin.
+    pub metrics: Arc<Metrics>,
+    /// `None`: switched off.
+    pub access_log: Option<AccessLog>,
 }
 
 impl Reporter {
     /// A connection is being carried.
-    pub fn opened(&self, _facts: &Facts) {}
+    pub fn opened(&self, facts: &Facts) {
+        self.metrics.opened(facts);
+    }
 
     /// A connection has ended, or was refused.
     pub fn ended(&self, facts: &Facts) {
         self.edges.count(facts);
-        tracing::info!(
-            target: "access",
-            direction = ?facts.direction, source = %facts.source, destination = ?facts.destination, endpoint = ?facts.endpoint,
-            own = ?facts.own, peer = ?facts.peer, admitted = facts.admitted, reason = facts.reason, text = facts.text,
-            rule = ?facts.verdict.as_ref().and_then(|v| v.rule.as_ref()),
-            decision = ?facts.verdict.as_ref().map(|v| v.decision == Decision::Allow),
-            sent = facts.sent, received = facts.received, duration = ?facts.duration, group = facts.group, framing = ?facts.framing,
-        );
+        self.metrics.ended(facts);
+        if let Some(log) = &self.access_log {
+            log.write(SystemTime::now(), facts);
+        }
     }
 
     /// A peer's handshake succeeded.
-    pub fn handshake(&self) {}
+    pub fn handshake(&self) {
+        self.metrics.handshake();
+    }
+
+    /// A peer's handshake failed, for the reason of this code.
+    pub fn handshake_failed(&self, code: &'static str) {
+        self.metrics.handshake_failed(code);
+    }
 
     /// accept(2) failed.
-    pub fn accept_failed(&self, _error: &io::Error) {}
+    pub fn accept_failed(&self, error: &io::Error) {
+        self.metrics.accept_failed(error);
+    }
 
     /// A limit refused something.
-    pub fn limit(&self, _what: &'static str) {}
+    pub fn limit(&self, what: &'static str) {
+        self.metrics.limit(what);
+    }
 }

@@ -5,11 +5,13 @@
 //! worker threads:  path::Path (accept ... copy), one runtime each, fed by Credentials and View
 //! ```
 //! SIGTERM or SIGINT: no new inbound, peers are told, what is open may finish within the grace; outbound works until the end.
+use crate::admin::{self, Door, Source, Step};
 use crate::capture;
 use crate::config::Config;
 use crate::control::{Control, Store};
 use crate::keeper::{self, Ages};
 use crate::live::CutReason;
+use crate::observe::AccessLog;
 use crate::path::listen::{self, Purpose};
 use crate::path::{Path, socket::Sources};
 use crate::report::Reporter;
@@ -21,6 +23,7 @@ use signet_identity::SpiffeId;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::os::unix::fs::DirBuilderExt as _;
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 use std::thread;
 use std::time::Duration;
 use tokio::runtime::{Builder, LocalOptions};
@@ -40,14 +43,27 @@ pub fn run(config: &Config) -> anyhow::Result<()> {
     let enroller = Enroller::new(config.ca.clone()).context("enrolment")?;
     let credentials = enroller.credentials();
     let (view, questions) = View::new();
-    let reporter = Reporter::default();
+    let access_log = config
+        .access_log
+        .map(|format| AccessLog::start(format, std::io::stdout()))
+        .transpose()
+        .context("access log")?;
+    let reporter = Reporter { access_log: access_log.clone(), ..Reporter::default() };
     let sources = Sources::new(capture::sources(config.capture.source_addresses));
     let shared = Shared::new(settings(config), credentials.clone(), view.clone(), sources, reporter.clone());
     let operator = SpiffeId::workload(&config.ca.trust_domain, &config.ca.control_namespace, "signet-operator")
         .context("the operator's identity")?;
     let store = Store::new(runtime_dir);
-    let control =
-        Control { address: config.operator.clone(), operator, credentials, view, store, edges: reporter.edges.clone() };
+    let connected = Arc::new(AtomicBool::new(false));
+    let control = Control {
+        address: config.operator.clone(),
+        operator,
+        credentials,
+        view,
+        store,
+        connected: connected.clone(),
+        edges: reporter.edges.clone(),
+    };
 
     // The control thread is this one: the data path cannot starve it, nor it the data path.
     let runtime = Builder::new_current_thread().enable_all().build()?;
@@ -57,6 +73,17 @@ pub fn run(config: &Config) -> anyhow::Result<()> {
         let (drain, draining) = watch::channel(false);
         let (stop, stopping) = watch::channel(false);
         let workers = start_workers(config, &shared, &draining, &stopping)?;
+        let source = Arc::new(Source {
+            shared: shared.clone(),
+            metrics: reporter.metrics.clone(),
+            access_log: access_log.clone(),
+            operator_connected: connected,
+            readiness: shared.readiness.clone(),
+        });
+        let loopback = [Ipv4Addr::LOCALHOST.into(), Ipv6Addr::LOCALHOST.into()];
+        tokio::spawn(admin::serve(Door::Admin, doors(&loopback, config.ports.admin)?, source.clone()));
+        tokio::spawn(admin::serve(Door::Health, doors(&config.addresses, config.ports.health)?, source));
+        tokio::spawn(become_ready(shared.clone(), enroller.status()));
         tokio::spawn(enroller.run());
         tokio::spawn(control.run(questions));
         let ages = Ages { grace: config.tunnel.grace, foreign: config.tunnel.max_age_foreign };
@@ -68,6 +95,7 @@ pub fn run(config: &Config) -> anyhow::Result<()> {
         }
         tracing::info!(grace = ?config.drain_grace, open = shared.live.count(), "stopping: no new inbound connections; what is open may finish");
         drain.send_replace(true);
+        shared.readiness.stop();
         tokio::select! {
             () = drained(&shared, config.drain_grace) => {}
             // Asked twice: at once.
@@ -81,14 +109,45 @@ pub fn run(config: &Config) -> anyhow::Result<()> {
         for worker in workers {
             worker.join().map_err(|_| anyhow::anyhow!("a data path thread panicked"))??;
         }
+        if let Some(log) = &access_log {
+            log.flush(Duration::from_secs(1));
+        }
         anyhow::Ok(())
     })
+}
+
+/// Notes the first certificate and the first configuration.
+async fn become_ready(shared: Arc<Shared>, mut status: watch::Receiver<signet_enroll::Status>) {
+    let mut changes = shared.view.changes();
+    // An ended sender means that the process is ending.
+    if status.wait_for(|status| status.serial.is_some()).await.is_ok() {
+        shared.readiness.reached(Step::Certificate);
+    }
+    while shared.view.state().is_none() {
+        if changes.changed().await.is_err() {
+            return;
+        }
+    }
+    shared.readiness.reached(Step::Configuration);
+}
+
+/// A listener for each of these addresses that this host has a family for.
+fn doors(addresses: &[IpAddr], port: u16) -> anyhow::Result<Vec<tokio::net::TcpListener>> {
+    let mut listeners = Vec::new();
+    for ip in addresses {
+        let address = SocketAddr::new(*ip, port);
+        match admin::open(address) {
+            Err(error) if ip.is_ipv6() && no_ipv6(&error) => {}
+            opened => listeners.push(opened.with_context(|| format!("cannot listen on {address}"))?),
+        }
+    }
+    Ok(listeners)
 }
 
 /// Calls itself through the redirect until such a call has arrived: before that the sidecar is not ready.
 async fn look_for_redirect(shared: Arc<Shared>) {
     let mut pause = Duration::from_millis(20);
-    while !shared.has_redirect() {
+    while shared.readiness.missing().contains(&Step::Redirect.missing()) {
         // Refused or unanswered while there is no redirect; what counts is what arrives.
         drop(tokio::time::timeout(Duration::from_secs(1), tokio::net::TcpStream::connect(capture::PROBE)).await);
         tokio::time::sleep(pause).await;

@@ -1,4 +1,5 @@
 //! What every data path thread shares: settings, credentials, the view of the mesh, what is open, and the limits. Built by `run`.
+use crate::admin::{Readiness, Step};
 use crate::live::Registry;
 use crate::path::socket;
 use crate::refusal::Refusal;
@@ -9,7 +10,6 @@ use signet_identity::{ClientAuth, Credentials, Svid, WorkloadUid};
 use std::collections::HashMap;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
@@ -83,7 +83,8 @@ pub struct Shared {
     pub sources: socket::Sources,
     /// Metrics and access log.
     pub observe: Reporter,
-    redirect: AtomicBool,
+    /// What has happened of what must have happened once.
+    pub readiness: Arc<Readiness>,
     /// What may be in progress.
     pub limits: Limits,
     /// rustls configurations.
@@ -114,17 +115,22 @@ impl Shared {
             (framing, Arc::new(config))
         };
         let tls = Configs { server: Arc::new(server), clients: Framing::ALL.map(client).into() };
-        Arc::new(Self { settings, credentials, view, live: Arc::default(), sources, observe, redirect: AtomicBool::new(false), limits, tls })
+        Arc::new(Self {
+            settings,
+            credentials,
+            view,
+            live: Arc::default(),
+            sources,
+            observe,
+            readiness: Arc::default(),
+            limits,
+            tls,
+        })
     }
 
     /// A call of ours came back through the redirect.
     pub fn redirect_seen(&self) {
-        self.redirect.store(true, Relaxed);
-    }
-
-    /// Whether one ever did.
-    pub fn has_redirect(&self) -> bool {
-        self.redirect.load(Relaxed)
+        self.readiness.reached(Step::Redirect);
     }
 
     /// Unix seconds.

@@ -190,6 +190,27 @@ fn the_sidecars_own_user_is_not_captured() {
 }
 
 #[test]
+fn the_sidecar_sees_its_own_probe_whatever_is_left_out() {
+    with_world(|world| {
+        let everything = Plan {
+            uid: 12137,
+            exclude_outbound_ports: ports("1-65535"),
+            exclude_outbound_cidrs: vec!["0.0.0.0/0".parse().expect("network")],
+            ..Plan::default()
+        };
+        world.up(&everything).expect("up");
+        world.here(|| {
+            let sidecar = listen("127.0.0.1", 15001);
+            let uid = rustix::process::Uid::from_raw(12137);
+            set_thread_res_uid(uid, uid, uid).expect("setresuid");
+            TcpStream::connect_timeout(&capture::PROBE, PATIENCE).expect("redirected");
+            let (probe, _) = accept(&sidecar, PATIENCE).expect("redirected");
+            assert_eq!(original_destination(&probe), capture::PROBE);
+        });
+    });
+}
+
+#[test]
 fn inbound_plaintext_is_redirected_and_the_original_destination_is_known() {
     with_world(|world| {
         world.up(&Plan::default()).expect("up");

@@ -8,8 +8,8 @@ use std::{
 };
 
 /// How long a nonce is good.
-pub const LIFETIME: Duration = Duration::from_secs(60);
-/// Length of a nonce in bytes: 8 of time (ms since the epoch), 8 random, 16 of MAC.
+pub const LIFETIME: Duration = Duration::from_mins(1);
+/// Length of a nonce in bytes: 8 of time (ms of the process' running clock), 8 random, 16 of MAC.
 pub const LENGTH: usize = 32;
 /// Used nonces remembered for each minute; more are refused. Ten thousand issuances a second, at 16 bytes each.
 const MOST_USED: usize = 600_000;
@@ -46,7 +46,7 @@ impl Nonces {
         Some(Self { key: hmac::Key::new(hmac::HMAC_SHA256, &key), most, used: Mutex::default() })
     }
 
-    /// A nonce made at `now` (since the epoch); `None` without randomness.
+    /// A nonce made at `now`, by a clock that only moves forward; `None` without randomness.
     pub fn make(&self, now: Duration) -> Option<[u8; LENGTH]> {
         let mut nonce = [0; LENGTH];
         let millis = u64::try_from(now.as_millis()).ok()?.to_be_bytes();
@@ -87,7 +87,7 @@ impl Nonces {
 mod tests {
     use super::*;
 
-    const START: Duration = Duration::from_secs(1_800_000_000);
+    const START: Duration = Duration::from_hours(2);
 
     fn later(ms: u64) -> Duration {
         START + Duration::from_millis(ms)

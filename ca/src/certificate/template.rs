@@ -100,8 +100,8 @@ impl Template {
             Role::Issuing => "issuing CA",
             Role::Leaf { .. } => return None,
         };
-        let id: String = self.subject_key_id(key).iter().take(8).map(|byte| format!("{byte:02x}")).collect();
-        Some(format!("Signet {kind} {id}"))
+        let id = self.subject_key_id(key).first_chunk().copied().map(u64::from_be_bytes)?;
+        Some(format!("Signet {kind} {id:016x}"))
     }
 
     /// The leftmost 160 bits of the SHA-256 of the public key (RFC 7093 section 2, method 1).

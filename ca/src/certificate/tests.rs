@@ -5,7 +5,7 @@ use std::{process::Command, time::Duration};
 use x509_parser::prelude::FromDer;
 
 const NOW: u64 = 1_800_000_000;
-const HOUR: Duration = Duration::from_secs(3600);
+const HOUR: Duration = Duration::from_hours(1);
 
 fn td() -> TrustDomain {
     "example.org".parse().unwrap()

@@ -28,7 +28,7 @@ impl Drop for Open {
 }
 
 pub(super) fn open(parts: &Parts, address: IpAddr) -> Result<Stream, Refusal> {
-    parts.by_address.take(&address, parts.clock.since_epoch())?;
+    parts.by_address.take(&address, parts.clock.running())?;
     let full = |_| Busy { retry_after: Duration::from_secs(5) };
     let place = parts.watches.clone().try_acquire_owned().map_err(full)?;
     let gauge = parts.metrics.watches.clone();

@@ -2,7 +2,7 @@ use super::*;
 use signet_identity::{SpiffeId, WorkloadUid};
 
 fn open(dir: &Path) -> Store {
-    Store::open(&dir.join("state.db"), &"example.org".parse().unwrap(), Metrics::default()).unwrap()
+    Store::open(&dir.join("state.db"), &"example.org".parse().unwrap(), Metrics::default()).unwrap().0
 }
 
 fn token(text: &str, uid: &str, account: &str) -> NewToken {

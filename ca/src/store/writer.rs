@@ -3,8 +3,11 @@
 use super::StoreError;
 use crate::metrics::Metrics;
 use rusqlite::{Connection, TransactionBehavior};
-use std::{sync::Arc, thread, time::Instant};
-use tokio::sync::{mpsc, oneshot};
+use std::{sync::Arc, thread};
+use tokio::{
+    sync::{mpsc, oneshot},
+    time::Instant,
+};
 
 /// Changes that may wait before askers are held back.
 const QUEUE: usize = 4096;
@@ -21,14 +24,22 @@ pub(super) struct Writer {
     changes: mpsc::Sender<Change>,
 }
 
+/// Resolves when the thread has ended and its connection is closed.
+pub type Closed = oneshot::Receiver<()>;
+
 impl Writer {
-    pub(super) fn start(connection: Connection, metrics: Metrics) -> Result<Self, StoreError> {
+    pub(super) fn start(connection: Connection, metrics: Metrics) -> Result<(Self, Closed), StoreError> {
         let (changes, queue) = mpsc::channel(QUEUE);
+        let (closing, closed) = oneshot::channel();
         thread::Builder::new()
             .name("store".into())
-            .spawn(move || serve(connection, queue, &metrics))
+            .spawn(move || {
+                serve(connection, queue, &metrics);
+                // Whoever waits hears of it by this end being gone, too.
+                let _ = closing.send(());
+            })
             .map_err(|error| StoreError::Content(format!("the writer's thread did not start: {error}")))?;
-        Ok(Self { changes })
+        Ok((Self { changes }, closed))
     }
 
     pub(super) async fn run<T, E>(
@@ -75,7 +86,7 @@ fn serve(mut connection: Connection, mut queue: mpsc::Receiver<Change>, metrics:
         let began = Instant::now();
         let mut answers = Vec::with_capacity(GROUP);
         let committed = commit(&mut connection, first, &mut queue, &mut answers);
-        metrics.store_committed(answers.len(), Instant::now() - began, committed.is_ok());
+        metrics.store_committed(answers.len(), began.elapsed(), committed.is_ok());
         if let Err(error) = &committed {
             tracing::error!(%error, changes = answers.len(), "the store did not take a group of changes");
         }

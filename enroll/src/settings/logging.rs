@@ -83,7 +83,7 @@ impl MakeWriter<'_> for StderrLines {
     }
 }
 
-/// A writer that makes one line of every `write`: control characters within it are written as `\xNN`, so that no peer can
+/// A writer that makes one line of every `write`: control characters within it are written as `\u00NN`, so that no peer can
 /// forge a line or steer a terminal (CR, LF, ANSI escapes, and their C1 forms). A trailing line feed stays.
 #[derive(Debug)]
 pub struct OneLine<W>(pub W);
@@ -98,7 +98,8 @@ impl<W: Write> Write for OneLine<W> {
         let mut safe = Vec::with_capacity(line.len() + 16);
         for c in String::from_utf8_lossy(line).chars() {
             if c.is_control() {
-                write!(safe, "\\x{:02x}", u32::from(c))?;
+                // The one spelling that is also right within JSON.
+                write!(safe, "\\u{:04x}", u32::from(c))?;
             } else {
                 safe.extend_from_slice(c.encode_utf8(&mut [0; 4]).as_bytes());
             }

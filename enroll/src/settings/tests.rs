@@ -224,5 +224,5 @@ fn f18_a_log_line_stays_one_line() {
     let mut out = OneLine(Vec::new());
     out.write_all("peer said \"a\r\nINFO forged\u{1b}[2J\u{9b}2J\u{e9}\"\n".as_bytes()).unwrap();
     let text = String::from_utf8(out.0).unwrap();
-    assert_eq!(text, "peer said \"a\\x0d\\x0aINFO forged\\x1b[2J\\x9b2J\u{e9}\"\n");
+    assert_eq!(text, "peer said \"a\\u000d\\u000aINFO forged\\u001b[2J\\u009b2J\u{e9}\"\n");
 }

@@ -54,7 +54,8 @@ pub(crate) fn read(der: &[u8], at: At) -> Result<Authority<'_>, Rejection> {
         if certificate.issuer != certificate.subject {
             return Err(Rejection::Malformed { at, field: "issuer (a root's is its own subject)" });
         }
-    } else if authority_key.is_none() {
+    } else if authority_key.is_none() && certificate.issuer != certificate.subject {
+        // A root that a peer sends behind its chain may leave it out (RFC 5280 section 4.2.1.1).
         return Err(Rejection::AuthorityKeyMissing { at });
     }
     let point = profile::p256_point(certificate.spki).ok_or(Rejection::KeyAlgorithm { at })?;

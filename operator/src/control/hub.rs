@@ -20,6 +20,9 @@ pub struct Limits {
     pub streams: usize,
     /// A stream ends after this long, up to a fifth more or less, so that replicas balance and certificates are seen anew.
     pub max_age: Duration,
+    /// A connection takes no new stream after this long: a stream that comes again comes over a new handshake, with the
+    /// certificate and the trust of that moment. The stream it has goes on to its own end.
+    pub takes_streams: Duration,
     /// The first message must have come by then.
     pub hello: Duration,
     /// A message that the peer does not take for so long ends its stream.
@@ -31,7 +34,14 @@ pub struct Limits {
 impl Default for Limits {
     fn default() -> Self {
         let seconds = Duration::from_secs;
-        Self { streams: 16_384, max_age: seconds(30 * 60), hello: seconds(10), send: seconds(30), messages: 50 }
+        Self {
+            streams: 16_384,
+            max_age: seconds(30 * 60),
+            takes_streams: seconds(5),
+            hello: seconds(10),
+            send: seconds(30),
+            messages: 50,
+        }
     }
 }
 

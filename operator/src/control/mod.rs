@@ -9,12 +9,14 @@
 //! `session`, `edges` and what they check are synchronous and take a snapshot as an argument; only `stream` and `service` wait.
 mod edges;
 mod hub;
+mod server;
 mod service;
 mod session;
 mod stream;
 
 pub use edges::Totals;
 pub use hub::{Hub, Limits, Presence};
+pub use server::serve;
 pub use service::Service;
 pub use session::{Fault, Session};
 

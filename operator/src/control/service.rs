@@ -1,8 +1,7 @@
 //! The gRPC service: decides who may attach, and starts the task of the stream.
 use super::hub::Hub;
 use super::session::Session;
-use super::stream::Stream;
-use signet_identity::Peer;
+use super::stream::{Stream, remaining};
 use signet_proto::control::control_server::{Control, ControlServer};
 use signet_proto::control::{Down, Up};
 use std::sync::Arc;
@@ -22,7 +21,7 @@ pub struct Service {
 }
 
 impl Service {
-    /// For a tonic server over TLS that puts the verified [`Peer`] into each request's extensions.
+    /// For a tonic server over `signet_enroll::serve_tls`, which tells who the verified peer is.
     pub fn server(hub: Arc<Hub>) -> ControlServer<Self> {
         ControlServer::new(Self { hub }).max_decoding_message_size(MAX_MESSAGE)
     }
@@ -30,9 +29,13 @@ impl Service {
     fn admit(&self, request: Request<Streaming<Up>>) -> Result<Response<ReceiverStream<Result<Down, Status>>>, Status> {
         let hub = &self.hub;
         // Absent only if this service were served without TLS.
-        let peer = request.extensions().get::<Peer>().cloned();
+        let peer = signet_enroll::caller(&request).and_then(|caller| caller.peer.clone());
         let peer =
             peer.ok_or_else(|| refuse(hub, "no_identity", Status::unauthenticated("no verified certificate")))?;
+        if remaining(&peer).is_zero() {
+            let status = Status::unavailable("the certificate of this connection has ended; connect again");
+            return Err(refuse(hub, "certificate_ended", status));
+        }
         let snapshots = hub.published.snapshot.clone();
         let snapshot = snapshots.borrow().clone().ok_or_else(|| {
             refuse(hub, "not_ready", Status::unavailable("the operator's documents could not be read yet; see its log"))
@@ -53,7 +56,7 @@ impl Service {
         let session = Session::new(peer.leaf.id.clone(), peer.leaf.uid.clone());
         let incoming = request.into_inner();
         let stream = Stream { hub: hub.clone(), seat, workload, session, snapshots, incoming, outgoing };
-        tokio::spawn(stream.run(peer));
+        tokio::spawn(stream.run(remaining(&peer)));
         Ok(Response::new(ReceiverStream::new(out)))
     }
 }

@@ -54,9 +54,9 @@ impl Allowance {
 }
 
 impl Stream {
-    /// Runs until the stream ends, and tells the peer why.
-    pub(super) async fn run(mut self, peer: Peer) {
-        let deadline = Instant::now() + self.hub.limits.age().min(remaining(&peer));
+    /// Runs until the stream ends, and tells the peer why. No longer than the peer's certificate lives.
+    pub(super) async fn run(mut self, certificate: Duration) {
+        let deadline = Instant::now() + self.hub.limits.age().min(certificate);
         let End(kind, status) = self.serve(deadline).await;
         self.hub.metrics.closed(kind);
         tracing::info!(workload = %self.workload, reason = kind, status = ?status.as_ref().map(Status::message), "control stream ended");
@@ -187,8 +187,8 @@ async fn next(incoming: &mut Streaming<Up>, readable: Instant) -> Result<Option<
     incoming.message().await
 }
 
-/// How long the peer's certificate is still valid: its stream ends with it.
-fn remaining(peer: &Peer) -> Duration {
+/// How long the peer's certificate is still valid.
+pub(super) fn remaining(peer: &Peer) -> Duration {
     let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     Duration::from_secs(peer.leaf.not_after).saturating_sub(now)
 }

@@ -85,7 +85,8 @@ pub fn look(directory: &Path) -> Vec<Stamp> {
     std::iter::once(own).chain(files.iter().filter_map(|path| Some(stamp(path).ok()?.0))).collect()
 }
 
-fn list(directory: &Path) -> std::io::Result<Vec<PathBuf>> {
+/// The files of a directory that hold documents, by name.
+pub fn list(directory: &Path) -> std::io::Result<Vec<PathBuf>> {
     let mut paths = Vec::new();
     for entry in fs::read_dir(directory)? {
         let path = entry?.path();

@@ -13,10 +13,11 @@ mod kinds;
 mod read;
 mod yaml;
 
-pub use directory::{Directory, Stamp, look, read_directory};
+pub use directory::{Directory, Stamp, list, look, read_directory};
 pub(crate) use kinds::selects;
 pub use kinds::{Documents, Key, Labels, NamedPort, Posture, Rule, Service, ServicePort, Sourced, Who, Workload};
 pub use read::Reading;
+pub(crate) use read::egress_word;
 
 use std::fmt;
 use std::sync::Arc;

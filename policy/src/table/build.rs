@@ -8,7 +8,6 @@ use crate::ports::{PerPort, Scoped};
 use crate::verdict::shown;
 use ipnet::IpNet;
 use std::collections::HashMap;
-use std::sync::Arc;
 
 /// Compiles; see `Table::compile`.
 pub(super) fn compile(posture: Posture, rules: &[WorkloadRule]) -> Compiled {
@@ -23,7 +22,7 @@ pub(super) fn compile(posture: Posture, rules: &[WorkloadRule]) -> Compiled {
     let built = |entries| Networks::build(entries, |kept: &mut Rank, more: Rank| kept.merge(&more));
     Compiled {
         posture,
-        rules: ordered.iter().map(|rule| Arc::new(rule.key.clone())).collect(),
+        rules: ordered.iter().map(|rule| rule.key.clone()).collect(),
         unusable: building.unusable,
         ports: building.facts.finish(),
         identities: finish(building.identities, |rank| rank),

@@ -1,5 +1,5 @@
 use super::*;
-use crate::compile::{Admits, Mode, Ports, Posture, Source, Table, WorkloadRule};
+use crate::compile::{Admits, Mode, Ports, Posture, RuleKey, Source, Table, WorkloadRule};
 use rstest::rstest;
 use std::collections::BTreeSet;
 

@@ -88,7 +88,8 @@ pub(super) fn chains(plan: &Plan) -> Vec<Chain> {
 }
 
 fn output(plan: &Plan) -> Chain {
-    let probe = [Match::Network(super::PROBE.ip().into()), Match::Port(PortRange::one(super::PROBE.port())), Match::Syn];
+    let probe =
+        [Match::Network(super::PROBE.ip().into()), Match::Port(PortRange::one(super::PROBE.port())), Match::Syn];
     let mut rules = vec![
         rule(&[Match::NotTcp], Act::Accept),
         // Before every exception: by this one address the sidecar itself can see that the redirect is in place.

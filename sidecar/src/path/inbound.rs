@@ -45,13 +45,17 @@ pub async fn serve_plaintext(path: Rc<Path>, mut caller: TcpStream, from: Socket
 pub async fn serve_tunnel(path: Rc<Path>, tcp: TcpStream, from: SocketAddr) {
     let shared = path.shared.clone();
     let Some(permit) = shared.limits.handshake() else {
+        shared.observe.limit("handshakes");
         return Record::new(&shared, Direction::Inbound, from).refused(&Refusal::Limit("handshakes in progress"));
     };
     let accepted = Tls::accept(&shared, tcp, shared.settings.connect_time).await;
     drop(permit);
     let (tls, proven) = match accepted {
         Ok(accepted) => accepted,
-        Err(refusal) => return Record::new(&shared, Direction::Inbound, from).refused(&refusal),
+        Err(refusal) => {
+            shared.observe.handshake_failed(refusal.code());
+            return Record::new(&shared, Direction::Inbound, from).refused(&refusal);
+        }
     };
     shared.observe.handshake();
     match proven.framing {

@@ -2,8 +2,8 @@
 //! (F36), and above the limit of connections it refuses at once.
 use super::{Path, inbound, outbound, socket};
 use std::io;
-use std::pin::pin;
 use std::net::SocketAddr;
+use std::pin::pin;
 use std::rc::Rc;
 use std::time::Duration;
 use tokio::net::{TcpListener, TcpStream};

@@ -1,7 +1,6 @@
 //! The same verdicts, worked out slowly: every rule, every source, in plain words of design section 5.
 use crate::compile::{Admits, FEATURES, Mode, Ports, Posture, RuleKey, Source, WorkloadRule};
-use crate::verdict::{Caller, Decision, Difference, Reason, Verdict};
-use std::sync::Arc;
+use crate::verdict::{Caller, Decision, Difference, Reason, RuleRef, Verdict};
 
 pub(super) struct Oracle<'a> {
     pub(super) posture: Posture,
@@ -35,7 +34,7 @@ impl Oracle<'_> {
             };
             return Verdict { decision, reason, rule: None, difference: None, shadow: None };
         }
-        let key = |rule: &WorkloadRule| Some(Arc::new(rule.key.clone()));
+        let key = |rule: &WorkloadRule| Some(RuleRef::from(rule.key.clone()));
         let admitting = rules.iter().filter(|rule| admits(rule, caller)).min_by_key(|rule| &rule.key);
         if let Some(rule) = admitting {
             let (decision, reason) = (Decision::Allow, Reason::RuleMatched);
@@ -64,7 +63,7 @@ impl Oracle<'_> {
         Verdict {
             decision: Decision::Deny,
             reason: if unusable { Reason::GuardedByUnusableRule } else { Reason::NoRuleMatched },
-            rule: Some(Arc::new(rule.clone())),
+            rule: Some(rule.clone().into()),
             difference: Some(difference),
             shadow: None,
         }

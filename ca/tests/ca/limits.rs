@@ -1,0 +1,127 @@
+//! Rates and bounds, over the wire.
+use crate::support::{CHECKOUT, ORDERS, TestCa, nonce};
+use signet_proto::ca::{ChallengeRequest, WatchTrustRequest};
+use std::time::Duration;
+use tokio::time::Instant;
+use tonic::Code;
+
+#[tokio::test(flavor = "multi_thread")]
+async fn f12_a_workload_that_asks_a_thousand_times_does_not_starve_another() {
+    let ca = TestCa::start_with("[limits]\nper_address = 100000\nper_address_burst = 100000\n").await;
+    let greedy = std::sync::Arc::new(ca.joined(ORDERS, "orders-1").await);
+    let modest = ca.joined(CHECKOUT, "checkout-1").await;
+    let client = ca.client();
+    let asking: Vec<_> = (0..1000)
+        .map(|_| {
+            let (mut client, greedy) = (client.clone(), greedy.clone());
+            tokio::spawn(async move { greedy.issue(&mut client).await })
+        })
+        .collect();
+    let began = Instant::now();
+    let mut other = ca.client();
+    for _ in 0..3 {
+        modest.issue(&mut other).await.expect("the other workload is served meanwhile");
+    }
+    let took = began.elapsed();
+    let (mut served, mut refused) = (0, 0);
+    for one in asking {
+        match one.await.unwrap() {
+            Ok(_) => served += 1,
+            Err(status) => {
+                assert_eq!(status.code(), Code::ResourceExhausted, "{status}");
+                let wait = status.metadata().get("retry-after-ms").expect("says when to come back");
+                assert!(wait.to_str().unwrap().parse::<u64>().unwrap() > 0);
+                refused += 1;
+            }
+        }
+    }
+    assert!(served >= 50 && refused >= 800, "burst of 50 and 5/s: served {served}, refused {refused}");
+    assert!(took < Duration::from_secs(10), "the other workload waited {took:?}");
+    ca.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn f12_who_fails_to_prove_himself_is_slowed_and_empties_nobodys_bucket() {
+    let ca = TestCa::start_with("[limits]\nper_workload_burst = 3\nfailures_burst = 20\n").await;
+    let host = ca.joined(ORDERS, "orders-1").await;
+    let mut client = ca.client();
+    let mut codes = Vec::new();
+    for _ in 0..30 {
+        let fresh = nonce(&mut client).await.unwrap();
+        // The right key id, and a signature over something else.
+        let mut request = host.issue_request(&fresh, crate::support::csr());
+        request.csr = crate::support::csr();
+        codes.push(client.issue(request).await.unwrap_err().code());
+    }
+    assert!(codes.iter().filter(|code| **code == Code::Unauthenticated).count() >= 20, "{codes:?}");
+    assert!(codes.contains(&Code::ResourceExhausted), "{codes:?}");
+    // The failures are the address', not the workload's: once the address may ask again, its bucket is full.
+    let mut issued = 0;
+    let end = Instant::now() + Duration::from_secs(10);
+    while issued < 3 && Instant::now() < end {
+        match host.issue(&mut client).await {
+            Ok(_) => issued += 1,
+            Err(status) => {
+                let wait = status.metadata().get("retry-after-ms").and_then(|wait| wait.to_str().ok()?.parse().ok());
+                tokio::time::sleep(Duration::from_millis(wait.unwrap_or(50))).await;
+            }
+        }
+    }
+    assert_eq!(issued, 3);
+    ca.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn f12_calls_without_attestation_are_limited_by_address() {
+    let ca = TestCa::start_with("[limits]\nper_address = 1\nper_address_burst = 5\n").await;
+    let mut client = ca.client();
+    let mut refused = 0;
+    for _ in 0..20 {
+        if let Err(status) = client.challenge(ChallengeRequest {}).await {
+            assert_eq!(status.code(), Code::ResourceExhausted);
+            refused += 1;
+        }
+    }
+    assert!(refused >= 14, "{refused}");
+    ca.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn trust_streams_begin_with_the_newest_state_and_are_bounded() {
+    let ca = TestCa::start_with("[limits]\nwatches = 2\n").await;
+    let mut client = ca.client();
+    let watch = |held| WatchTrustRequest { sequence_held: held };
+    let mut first = client.watch_trust(watch(0)).await.unwrap().into_inner();
+    let state = first.message().await.unwrap().expect("the newest state at once");
+    assert_eq!(state.bundles[0].trust_domain, "example.org");
+    let second = client.watch_trust(watch(state.sequence)).await.unwrap();
+    assert_eq!(client.watch_trust(watch(0)).await.unwrap_err().code(), Code::ResourceExhausted);
+    drop(second);
+    let end = Instant::now() + Duration::from_secs(5);
+    while client.watch_trust(watch(0)).await.is_err() {
+        assert!(Instant::now() < end, "a stream that its reader dropped frees its place");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    ca.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn open_trust_streams_do_not_hold_up_a_stop() {
+    let ca = TestCa::start().await;
+    let mut stream = ca.client().watch_trust(WatchTrustRequest { sequence_held: 0 }).await.unwrap().into_inner();
+    stream.message().await.unwrap();
+    let began = Instant::now();
+    ca.stop().await;
+    assert!(began.elapsed() < Duration::from_secs(4), "stopping took {:?}", began.elapsed());
+    assert!(stream.message().await.is_err() || stream.message().await.unwrap().is_none());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn f18_a_message_beyond_the_limit_is_refused() {
+    let ca = TestCa::start().await;
+    let mut client = ca.client();
+    let request =
+        signet_proto::ca::RegisterRequest { join_token: "t".repeat(40 * 1024), host_public_key: vec![], proof: vec![] };
+    assert_eq!(client.register(request).await.unwrap_err().code(), Code::OutOfRange);
+    ca.stop().await;
+}

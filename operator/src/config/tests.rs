@@ -1,0 +1,50 @@
+//! What `operator.toml` may say.
+use super::Config;
+use rstest::rstest;
+use signet_enroll::settings::File;
+use signet_identity::testing::Authority;
+use std::path::{Path, PathBuf};
+
+fn read(top: &str, tables: &str) -> Result<Config, String> {
+    let directory = tempfile::tempdir().unwrap();
+    std::fs::write(directory.path().join("root.pem"), Authority::new("mesh.example").bundle().to_pem()).unwrap();
+    let ca =
+        "[ca]\naddress = \"ca:15012\"\ntrust_domain = \"mesh.example\"\nbundle = \"root.pem\"\nstate_dir = \"state\"\n";
+    let path = directory.path().join("operator.toml");
+    let file = File::parse(&path, &format!("{top}\n{ca}{tables}")).map_err(|e| e.to_string())?;
+    Config::from_file(file, None).map_err(|e| e.to_string())
+}
+
+#[test]
+fn the_smallest_file_is_enough() {
+    let config = read("files = \"mesh\"", "").unwrap();
+    assert!(config.files.ends_with("mesh") && config.files.is_absolute());
+    assert_eq!((config.listen.port(), config.health.port()), (15010, 15023));
+    assert_eq!(config.settings.inbound, signet_policy::Posture::Audit);
+}
+
+#[test]
+fn the_directory_of_the_command_line_wins() {
+    let path = Path::new("operator.toml");
+    let problems = Config::from_file(File::parse(path, "").unwrap(), Some(PathBuf::from("x"))).unwrap_err().to_string();
+    assert!(!problems.contains("files"), "{problems}");
+    let problems = Config::from_file(File::parse(path, "").unwrap(), None).unwrap_err().to_string();
+    assert!(problems.contains("--files DIR"), "{problems}");
+}
+
+#[rstest]
+#[case::f35_unknown_posture("", "[posture]\ninbound = \"permissive\"", "posture.inbound")]
+#[case::f8_health_for_everybody("health = \"0.0.0.0:15023\"", "", "health")]
+#[case::host_bits("mesh_ranges = [\"10.77.0.1/16\"]", "", "mesh_ranges")]
+#[case::age("", "[limits]\nstream_age = \"1s\"", "limits.stream_age")]
+#[case::unknown("fils = \"x\"", "", "fils")]
+fn a_mistake_is_named(#[case] top: &str, #[case] tables: &str, #[case] key: &str) {
+    let problems = read(&format!("files = \"mesh\"\n{top}"), tables).unwrap_err();
+    assert!(problems.contains(key), "{problems}");
+}
+
+#[test]
+fn all_mistakes_are_named_at_once() {
+    let problems = read("files = 7\nhealth = \"x\"", "[posture]\negress = \"maybe\"").unwrap_err();
+    assert_eq!(problems.lines().count(), 3, "{problems}");
+}

@@ -1,0 +1,318 @@
+//! The control stream over real TLS on loopback, with certificates from a CA made for the test.
+#![allow(clippy::unwrap_used, reason = "in a test, what cannot be made ends the test")]
+use signet_enroll::channel;
+use signet_identity::testing::{Authority, leaf_params, now};
+use signet_identity::{Credentials, SpiffeId, Svid};
+use signet_operator::control::{Hub, Limits, serve};
+use signet_operator::documents::{Directory, Reading};
+use signet_operator::index::Settings;
+use signet_operator::metrics::Metrics;
+use signet_operator::state::{Outcome, Published, State};
+use signet_operator::store::Store;
+use signet_policy::{Decision, Egress, Posture};
+use signet_proto::control::control_client::ControlClient;
+use signet_proto::control::{Ack, Config, Destination, Down, Hello, Up, Version, Want, down, up};
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::net::TcpListener;
+use tokio::sync::mpsc;
+use tokio::time::{Instant, timeout};
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::{Code, Status, Streaming};
+
+const SOON: Duration = Duration::from_secs(5);
+
+struct World {
+    authority: Authority,
+    address: SocketAddr,
+    hub: Arc<Hub>,
+    state: State,
+    published: Published,
+    operator: Arc<Credentials>,
+    _directory: tempfile::TempDir,
+}
+
+struct Attached {
+    say: mpsc::Sender<Up>,
+    hear: Streaming<Down>,
+}
+
+const MESH: &str = "\
+apiVersion: signet.dev/v1alpha1
+kind: Workload
+metadata: {name: a, namespace: shop}
+spec: {serviceAccount: a, uid: uid-a, addresses: [10.77.0.2]}
+---
+apiVersion: signet.dev/v1alpha1
+kind: Workload
+metadata: {name: b, namespace: shop}
+spec: {serviceAccount: b, uid: uid-b, addresses: [10.77.0.3]}
+";
+const RULE: &str = "\
+---
+apiVersion: signet.dev/v1alpha1
+kind: AllowRule
+metadata: {name: r, namespace: shop}
+spec: {target: {all: true}, from: [{serviceAccount: a}]}
+";
+
+async fn world(limits: Limits, text: Option<&str>) -> World {
+    let authority = Authority::new("mesh.example");
+    let operator = authority.credentials("signet-system", "signet-operator", None);
+    let directory = tempfile::tempdir().unwrap();
+    let settings = Settings {
+        trust_domain: authority.trust_domain.clone(),
+        mesh_ranges: Vec::new(),
+        inbound: Posture::Audit,
+        egress: Egress { default: Decision::Allow, exceptions: Vec::new() },
+    };
+    let (state, published) = State::new(settings, Store::open(directory.path()).unwrap());
+    let hub = Hub::new(published.clone(), limits, Metrics::shared());
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let (credentials, served) = (operator.clone(), hub.clone());
+    tokio::spawn(async move { serve(listener, &credentials, served, std::future::pending()).await });
+    tokio::spawn(hub.clone().supervise(operator.clone(), Duration::from_millis(50)));
+    let mut world = World { authority, address, hub, state, published, operator, _directory: directory };
+    if let Some(text) = text {
+        assert_eq!(world.apply(text), Outcome::Applied);
+    }
+    world
+}
+
+impl World {
+    fn apply(&mut self, text: &str) -> Outcome {
+        let mut reading = Reading::default();
+        reading.add(&Arc::from("mesh.yaml"), text);
+        reading.finish();
+        self.state.apply(Directory { reading, state: Vec::new(), newest: 1 })
+    }
+
+    fn operator_id(&self) -> SpiffeId {
+        self.authority.id("signet-system", "signet-operator")
+    }
+
+    async fn attach_with(&self, credentials: &Arc<Credentials>, first: Up) -> Result<Attached, Status> {
+        let channel = channel(credentials, self.operator_id(), &self.address.to_string()).unwrap();
+        let (say, said) = mpsc::channel(16);
+        say.send(first).await.unwrap();
+        let hear = ControlClient::new(channel).attach(ReceiverStream::new(said)).await?.into_inner();
+        Ok(Attached { say, hear })
+    }
+
+    async fn attach(&self, account: &str, uid: Option<&str>, first: Up) -> Result<Attached, Status> {
+        self.attach_with(&self.authority.credentials("shop", account, uid), first).await
+    }
+}
+
+impl Attached {
+    async fn next(&mut self) -> Result<Option<down::Kind>, Status> {
+        let message = timeout(SOON, self.hear.message()).await.expect("nothing came in time")?;
+        Ok(message.map(|down| down.kind.expect("an empty message")))
+    }
+    async fn config(&mut self) -> Config {
+        match self.next().await {
+            Ok(Some(down::Kind::Config(config))) => config,
+            other => panic!("no configuration but {other:?}"),
+        }
+    }
+    async fn destinations(&mut self) -> Vec<Destination> {
+        match self.next().await {
+            Ok(Some(down::Kind::Destinations(destinations))) => destinations.destinations,
+            other => panic!("no destinations but {other:?}"),
+        }
+    }
+    async fn end(&mut self) -> Code {
+        match self.next().await {
+            Ok(None) => Code::Ok,
+            Ok(Some(other)) => panic!("no end but {other:?}"),
+            Err(status) => status.code(),
+        }
+    }
+    async fn say(&self, kind: up::Kind) {
+        self.say.send(Up { kind: Some(kind) }).await.unwrap();
+    }
+}
+
+fn hello(held: Option<Version>) -> Up {
+    let features = signet_policy::FEATURES.iter().map(ToString::to_string).collect();
+    let hello = Hello { program_version: "test".into(), features, held, wanted: Vec::new() };
+    Up { kind: Some(up::Kind::Hello(hello)) }
+}
+
+fn want(address: [u8; 4]) -> up::Kind {
+    up::Kind::Want(Want { addresses: vec![address.to_vec()], forget: Vec::new() })
+}
+
+#[tokio::test]
+async fn a_sidecar_gets_its_own_configuration_and_the_destinations_that_it_asks_for() {
+    let mut world = world(Limits::default(), Some(MESH)).await;
+    let mut a = world.attach("a", Some("uid-a"), hello(None)).await.unwrap();
+    let config = a.config().await;
+    assert_eq!((config.workload_namespace.as_str(), config.workload_name.as_str()), ("shop", "a"));
+    a.say(want([10, 77, 0, 3])).await;
+    let destinations = a.destinations().await;
+    assert_eq!(destinations[0].any_port.as_ref().map(|e| e.workload_uid.as_str()), Some("uid-b"));
+
+    assert_eq!(world.apply(&format!("{MESH}{RULE}")), Outcome::Applied);
+    let changed = a.config().await;
+    assert_eq!(changed.rules.len(), 1);
+    assert!(changed.version.as_ref().unwrap().revision > config.version.unwrap().revision);
+
+    a.say(up::Kind::Ack(Ack { version: changed.version.clone(), error: String::new() })).await;
+    let applied = changed.version.unwrap().revision;
+    timeout(SOON, async {
+        while world.hub.presences().get("shop/a").is_none_or(|presence| presence.applied != applied) {
+            tokio::task::yield_now().await;
+        }
+    })
+    .await
+    .expect("the acknowledgement was not noted");
+}
+
+#[tokio::test]
+async fn a_reconnect_that_holds_the_version_hears_nothing_until_something_changes() {
+    let mut world = world(Limits::default(), Some(MESH)).await;
+    let held = world.attach("a", Some("uid-a"), hello(None)).await.unwrap().config().await.version;
+    let mut again = world.attach("a", Some("uid-a"), hello(held)).await.unwrap();
+    // What comes first is the change, not the configuration that is held.
+    assert_eq!(world.apply(&format!("{MESH}{RULE}")), Outcome::Applied);
+    assert_eq!(again.config().await.rules.len(), 1);
+}
+
+#[tokio::test]
+async fn another_workloads_configuration_cannot_be_had() {
+    let world = world(Limits::default(), Some(MESH)).await;
+    for (account, uid) in
+        [("a", Some("uid-b")), ("b", Some("uid-a")), ("a", None), ("a", Some("uid-c")), ("c", Some("uid-a"))]
+    {
+        let refused = world.attach(account, uid, hello(None)).await;
+        let status = refused.err().unwrap_or_else(|| panic!("{account} with {uid:?} was let in"));
+        assert_eq!(status.code(), Code::PermissionDenied, "{account} with {uid:?}: {status}");
+    }
+}
+
+#[tokio::test]
+async fn a_peer_of_another_trust_domain_or_without_a_certificate_does_not_reach_the_service() {
+    let world = world(Limits::default(), Some(MESH)).await;
+    let stranger = Authority::new("mesh.example");
+    let forged = stranger.credentials("shop", "a", Some("uid-a"));
+    // It trusts the operator, but its own certificate is of another root.
+    forged.adopt_trust(world.authority.trust_state(2)).unwrap();
+    let naked = Credentials::new(world.authority.trust_state(1)).unwrap();
+    for credentials in [forged, naked] {
+        assert!(world.attach_with(&credentials, hello(None)).await.is_err());
+    }
+    assert!(world.hub.presences().is_empty());
+}
+
+#[tokio::test]
+async fn f34_before_documents_can_be_read_there_is_no_configuration() {
+    let mut world = world(Limits::default(), None).await;
+    let status = world.attach("a", Some("uid-a"), hello(None)).await.err().unwrap();
+    assert_eq!(status.code(), Code::Unavailable);
+    assert_eq!(world.apply(MESH), Outcome::Applied);
+    world.attach("a", Some("uid-a"), hello(None)).await.unwrap().config().await;
+}
+
+#[tokio::test]
+async fn a_workload_whose_document_goes_loses_its_stream() {
+    let mut world = world(Limits::default(), Some(MESH)).await;
+    let mut b = world.attach("b", Some("uid-b"), hello(None)).await.unwrap();
+    b.config().await;
+    assert_eq!(world.apply(MESH.split("---").next().unwrap()), Outcome::Applied);
+    assert_eq!(b.end().await, Code::PermissionDenied);
+    assert!(world.published.snapshot.borrow().is_some());
+}
+
+#[tokio::test]
+async fn f38_a_denied_identity_loses_its_stream_at_once() {
+    let world = world(Limits::default(), Some(MESH)).await;
+    let mut a = world.attach("a", Some("uid-a"), hello(None)).await.unwrap();
+    a.config().await;
+    let mut trust = world.authority.trust_state(9);
+    trust.deny.identities.insert(world.authority.id("shop", "a"));
+    world.operator.adopt_trust(trust).unwrap();
+    assert_eq!(a.end().await, Code::PermissionDenied);
+}
+
+#[tokio::test]
+async fn a_newer_stream_of_the_same_workload_takes_the_place_of_the_older() {
+    let world = world(Limits { streams: 1, ..Limits::default() }, Some(MESH)).await;
+    let mut first = world.attach("a", Some("uid-a"), hello(None)).await.unwrap();
+    first.config().await;
+    let mut second = world.attach("a", Some("uid-a"), hello(None)).await.unwrap();
+    assert_eq!(first.end().await, Code::Aborted);
+    second.config().await;
+    let full = world.attach("b", Some("uid-b"), hello(None)).await.err().unwrap();
+    assert_eq!(full.code(), Code::ResourceExhausted);
+}
+
+#[tokio::test]
+async fn a_stream_ends_with_its_certificate() {
+    let world = world(Limits::default(), Some(MESH)).await;
+    let credentials = Credentials::new(world.authority.trust_state(1)).unwrap();
+    let (chain, key) =
+        world.authority.issue(&leaf_params(&world.authority.id("shop", "a"), Some("uid-a"), &(now() - 60..now() + 2)));
+    credentials.set_svid(Svid::new(chain, &key).unwrap());
+    let mut a = world.attach_with(&credentials, hello(None)).await.unwrap();
+    a.config().await;
+    assert_eq!(a.end().await, Code::Ok);
+}
+
+#[tokio::test]
+async fn a_stream_has_a_longest_age_and_the_next_comes_over_a_new_handshake() {
+    let (max_age, takes_streams) = (Duration::from_secs(1), Duration::from_millis(200));
+    let world = world(Limits { max_age, takes_streams, ..Limits::default() }, Some(MESH)).await;
+    let credentials = world.authority.credentials("shop", "a", Some("uid-a"));
+    let channel = channel(&credentials, world.operator_id(), &world.address.to_string()).unwrap();
+    let mut client = ControlClient::new(channel);
+    let (say, said) = mpsc::channel(1);
+    say.send(hello(None)).await.unwrap();
+    let mut hear = client.attach(ReceiverStream::new(said)).await.unwrap().into_inner();
+    assert!(hear.message().await.unwrap().is_some());
+    let end = timeout(SOON, hear.message()).await.expect("the stream has no longest age");
+    assert!(end.unwrap().is_none());
+    // Whoever comes again is who he is now, not who he was: over the old connection this would pass.
+    credentials.set_svid(world.authority.svid(&world.authority.id("shop", "a"), Some("uid-b")));
+    let (say, said) = mpsc::channel(1);
+    say.send(hello(None)).await.unwrap();
+    let again = client.attach(ReceiverStream::new(said)).await.expect_err("no new handshake was made");
+    assert_eq!(again.code(), Code::PermissionDenied, "{again}");
+}
+
+#[tokio::test]
+async fn a_peer_that_says_nothing_or_nonsense_is_sent_away() {
+    let world = world(Limits { hello: Duration::from_millis(200), ..Limits::default() }, Some(MESH)).await;
+    let credentials = world.authority.credentials("shop", "a", Some("uid-a"));
+    let mut first = world.attach_with(&credentials, Up { kind: Some(want([1, 2, 3, 4])) }).await.unwrap();
+    assert_eq!(first.end().await, Code::InvalidArgument);
+
+    let channel = channel(&credentials, world.operator_id(), &world.address.to_string()).unwrap();
+    let (say, said) = mpsc::channel::<Up>(1);
+    let hear = ControlClient::new(channel).attach(ReceiverStream::new(said)).await.unwrap().into_inner();
+    let mut silent = Attached { say, hear };
+    assert_eq!(silent.end().await, Code::DeadlineExceeded);
+    assert!(world.hub.presences().is_empty(), "its place was not given back");
+}
+
+#[tokio::test]
+async fn f12_a_peer_that_talks_without_end_is_read_slowly_and_starves_nobody() {
+    let world = world(Limits { messages: 10, ..Limits::default() }, Some(MESH)).await;
+    let mut loud = world.attach("a", Some("uid-a"), hello(None)).await.unwrap();
+    loud.config().await;
+    let say = loud.say.clone();
+    let talk = tokio::spawn(async move { while say.send(Up { kind: Some(want([10, 77, 0, 3])) }).await.is_ok() {} });
+    let began = Instant::now();
+    let mut answers = 0_u32;
+    while began.elapsed() < Duration::from_secs(2) {
+        if let Ok(Ok(Some(_))) = timeout(Duration::from_millis(200), loud.hear.message()).await {
+            answers += 1;
+        }
+    }
+    talk.abort();
+    world.attach("b", Some("uid-b"), hello(None)).await.unwrap().config().await;
+    // A burst of 100 passes, then 10 a second; unlimited it would be thousands.
+    assert!((95..=140).contains(&answers), "{answers} answers in {:?}", began.elapsed());
+}
