@@ -209,6 +209,7 @@ fn rotation(stage: &mut Stage, cast: &Cast, session: &mut Process) -> anyhow::Re
     for (n, pair) in seen.iter().enumerate() {
         stage.shows(&format!("certificates {}: checkout {}  orders {}", n + 1, short(&pair[0]), short(&pair[1])));
     }
+    explain(stage, cast, &failures);
     stage.claim(
         failures.is_empty(),
         &format!("{requests} requests while both ends changed keys twice, {} failed", failures.len()),
