@@ -40,6 +40,9 @@ pub fn run(config: &Config) -> anyhow::Result<()> {
         .mode(0o700)
         .create(runtime_dir)
         .with_context(|| format!("cannot make {}", runtime_dir.display()))?;
+    // The control thread is this one: the data path cannot starve it, nor it the data path.
+    let runtime = Builder::new_current_thread().enable_all().build()?;
+    let _entered = runtime.enter();
     let enroller = Enroller::new(config.ca.clone()).context("enrolment")?;
     let credentials = enroller.credentials();
     let (view, questions) = View::new();
@@ -65,8 +68,6 @@ pub fn run(config: &Config) -> anyhow::Result<()> {
         edges: reporter.edges.clone(),
     };
 
-    // The control thread is this one: the data path cannot starve it, nor it the data path.
-    let runtime = Builder::new_current_thread().enable_all().build()?;
     runtime.block_on(async {
         let mut terminate = signal(SignalKind::terminate())?;
         let mut interrupt = signal(SignalKind::interrupt())?;
@@ -95,7 +96,6 @@ pub fn run(config: &Config) -> anyhow::Result<()> {
         }
         tracing::info!(grace = ?config.drain_grace, open = shared.live.count(), "stopping: no new inbound connections; what is open may finish");
         drain.send_replace(true);
-        shared.readiness.stop();
         tokio::select! {
             () = drained(&shared, config.drain_grace) => {}
             // Asked twice: at once.

@@ -232,7 +232,10 @@ async fn open_tunnel(path: &Rc<Path>, target: &Target<'_>, record: &mut Record) 
 pub async fn dial_tunnel(shared: &Shared, target: &Target<'_>, framing: Framing) -> Result<(Tls, Proven), Refusal> {
     let limit = shared.settings.connect_time;
     let tcp = socket::dial(target.tunnel_address(), limit).await?;
-    let (tls, proven) = Tls::connect(shared, tcp, framing, limit).await?;
+    let (tls, proven) = Tls::connect(shared, tcp, framing, limit)
+        .await
+        .inspect_err(|refusal| shared.observe.handshake_failed(refusal.code()))?;
+    shared.observe.handshake();
     let leaf = &proven.peer.leaf;
     if leaf.id != target.peer.id {
         return Err(Refusal::WrongIdentity { found: leaf.id.clone(), want: target.peer.id.clone() });
