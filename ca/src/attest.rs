@@ -187,3 +187,6 @@ impl Reserved {
         *id == self.ca || *id == self.operator
     }
 }
+
+#[cfg(test)]
+mod tests;

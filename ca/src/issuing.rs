@@ -55,6 +55,14 @@ pub enum IssuingError {
     /// None was made yet, or the last one ended before its successor could be made.
     #[error("there is no issuing CA in force")]
     None,
+    /// The clock went back.
+    #[error("the clock reads {now}, and the last record is of {last} (unix seconds)")]
+    ClockBehind {
+        /// The clock.
+        now: u64,
+        /// The record.
+        last: u64,
+    },
     /// Another process took over.
     #[error("this issuing CA was fenced and may sign no more")]
     Fenced,
@@ -90,7 +98,11 @@ impl Issuing {
 
     /// Makes a new issuing CA with a new key, records it, and puts it in force. On failure the old one stays.
     pub async fn replace(&self) -> Result<Arc<IssuingCa>, IssuingError> {
+        let last = self.store.last_record()?;
         let now = self.clock.seconds();
+        if now < last {
+            return Err(IssuingError::ClockBehind { now, last });
+        }
         let key = PrivateKey::generate()?;
         let public = P256PublicKey::from_spki(&key.public_key_der())?;
         let signed = self.upstream.sign_issuing(&public, now).await?;
@@ -157,3 +169,6 @@ impl Issuing {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -1,10 +1,20 @@
 //! What the CA counts. Every label comes from a fixed list; none ever takes bytes from a peer (F26).
 use prometheus_client::{
-    encoding::{EncodeLabelSet, text},
-    metrics::{counter::Counter, family::Family, gauge::Gauge, histogram::Histogram},
+    collector::Collector,
+    encoding::{DescriptorEncoder, EncodeLabelSet, EncodeMetric, text},
+    metrics::{
+        counter::{ConstCounter, Counter},
+        family::Family,
+        gauge::Gauge,
+        histogram::Histogram,
+    },
     registry::Registry,
 };
-use std::{sync::Arc, time::Duration};
+use signet_enroll::Counters;
+use std::{
+    sync::{Arc, OnceLock, atomic::Ordering},
+    time::Duration,
+};
 
 #[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
 struct Issued {
@@ -22,10 +32,37 @@ struct Committed {
     result: &'static str,
 }
 
+/// What the gRPC listener counts by itself, once there is one.
+#[derive(Clone, Debug, Default)]
+struct Listener(Arc<OnceLock<Arc<Counters>>>);
+
+impl Collector for Listener {
+    fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> Result<(), std::fmt::Error> {
+        let Some(counters) = self.0.get() else { return Ok(()) };
+        let table = [
+            ("handshakes_accepted", "TLS handshakes that ended well", &counters.accepted),
+            ("handshakes_failed", "TLS handshakes that failed", &counters.failed),
+            ("handshakes_timed_out", "TLS handshakes that took too long", &counters.timed_out),
+            (
+                "connections_crowded",
+                "Connections closed because their address had too many handshakes",
+                &counters.crowded,
+            ),
+            ("accept_errors", "Errors of accept, such as no more file descriptors", &counters.accept_errors),
+        ];
+        for (name, help, count) in table {
+            let counter = ConstCounter::new(count.load(Ordering::Relaxed));
+            counter.encode(encoder.encode_descriptor(name, help, None, counter.metric_type())?)?;
+        }
+        Ok(())
+    }
+}
+
 /// The counters, shared by every part of the CA.
 #[derive(Clone, Debug)]
 pub struct Metrics {
     registry: Arc<Registry>,
+    listener: Listener,
     issued: Family<Issued, Counter>,
     refused: Family<Refused, Counter>,
     commits: Family<Committed, Counter>,
@@ -46,6 +83,8 @@ pub struct Metrics {
 impl Default for Metrics {
     fn default() -> Self {
         let mut registry = Registry::with_prefix("signet_ca");
+        let listener = Listener::default();
+        registry.register_collector(Box::new(listener.clone()));
         let issued = Family::default();
         let refused = Family::default();
         let commits = Family::default();
@@ -72,6 +111,7 @@ impl Default for Metrics {
         );
         Self {
             registry: Arc::new(registry),
+            listener,
             issued,
             refused,
             commits,
@@ -87,6 +127,12 @@ impl Default for Metrics {
 }
 
 impl Metrics {
+    /// Shows the listener's own counters from now on.
+    pub fn watch_listener(&self, counters: Arc<Counters>) {
+        // There is one listener; a second one would have no place to be shown.
+        let _ = self.listener.0.set(counters);
+    }
+
     /// One certificate was handed out.
     pub fn issued(&self, attestor: &'static str) {
         self.issued.get_or_create(&Issued { attestor }).inc();

@@ -65,6 +65,9 @@ pub async fn start(config: Config, clock: Clock) -> anyhow::Result<Running> {
     let publisher = Arc::new(Publisher::open(store.clone(), clock.clone(), metrics.clone())?);
     let root = open_root(&state, &publisher, &config, &clock)?;
     metrics.root_not_after.set(i64::try_from(root.not_after()).unwrap_or(i64::MAX));
+    if root.not_after().saturating_sub(clock.seconds()) < config.lifetimes.root.as_secs() / 6 {
+        tracing::warn!(not_after = root.not_after(), "the root ends soon, and everything below it with it");
+    }
     publish_root(&publisher, &config.trust_domain, root.certificate()).await?;
     write_bundle(&state, &publisher, &config.trust_domain)?;
 
@@ -92,6 +95,7 @@ pub async fn start(config: Config, clock: Clock) -> anyhow::Result<Running> {
     let (listen, health_address) = (listener.local_addr()?, health.local_addr()?);
     let (stop, stopping) = watch::channel(false);
     let incoming = serve_tls(listener, &own.credentials, ClientAuth::None);
+    metrics.watch_listener(incoming.counters());
     let limits = config.limits;
     let service = Service::new(Parts {
         store: store.clone(),
@@ -134,6 +138,7 @@ impl Running {
     pub async fn failed(&mut self) -> anyhow::Error {
         tokio::select! {
             ended = &mut self.server => anyhow::anyhow!("the gRPC server ended: {ended:?}"),
+            _ = &mut self.store_closed => anyhow::anyhow!("the store's writer ended"),
             ended = self.tasks.join_next() => anyhow::anyhow!("a task that must not end has ended: {ended:?}"),
         }
     }

@@ -143,7 +143,8 @@ impl Parts {
         self.failures.peek(&address, now)?;
         self.nonces.check(claim.nonce(), now).map_err(|_| Refusal::Nonce)?;
         let ticket = self.issuance.prepare().await?;
-        let held = self.held(request.trust_sequence_held);
+        let newest = self.publisher.newest();
+        let (claimed, newest) = (request.trust_sequence_held, newest.state.sequence);
         let parts = self.clone();
         let leaf = self
             .bench
@@ -156,7 +157,10 @@ impl Parts {
                 parts.by_workload.take(&uid, now)?;
                 parts.nonces.spend(claim.nonce(), now).map_err(|_| Refusal::Nonce)?;
                 let key = public_key_of_request(&request.csr)?;
-                ticket.sign(facts, &key, held)
+                if claimed > newest {
+                    tracing::error!(%uid, claimed, newest, "a workload holds a newer trust state: is ours from a backup?");
+                }
+                ticket.sign(facts, &key, claimed.min(newest))
             })
             .await??;
         let chain = self.issuance.journal(leaf).await?;
@@ -169,19 +173,6 @@ impl Parts {
     /// Charges a failed proof to the address; that the bucket is empty now shows at the next request.
     fn failed(&self, address: IpAddr) {
         let _ = self.failures.take(&address, self.clock.running());
-    }
-
-    /// The trust sequence that a caller holds, as it is journaled. A higher one than ours means that our state is an old backup.
-    fn held(&self, claimed: u64) -> u64 {
-        let newest = self.publisher.newest().state.sequence;
-        if claimed > newest {
-            tracing::error!(
-                claimed,
-                newest,
-                "a caller holds a newer trust state than this CA: was its state restored from a backup?"
-            );
-        }
-        claimed.min(newest)
     }
 }
 

@@ -6,8 +6,8 @@ use crate::{
     store::{Store, StoreError, Swap},
 };
 use prost::Message;
-use rustls_pki_types::CertificateDer;
-use signet_identity::{Bundle, DenyList, TrustDomain, TrustState};
+use signet_enroll::{trust_state_from_wire, trust_state_to_wire};
+use signet_identity::TrustState;
 use signet_proto::ca as wire;
 use std::sync::Arc;
 use tokio::sync::watch;
@@ -59,7 +59,7 @@ impl Publisher {
             }
             let now = self.clock.seconds();
             state.sequence = next_sequence(held.state.sequence, now);
-            let wire = to_wire(&state);
+            let wire = trust_state_to_wire(&state);
             match self.store.swap_trust(held.state.sequence, state.sequence, wire.encode_to_vec(), now).await? {
                 Swap::Done => {
                     tracing::info!(sequence = state.sequence, "published a trust state");
@@ -73,7 +73,7 @@ impl Publisher {
     fn reload(&self) -> Result<(), StoreError> {
         if let Some((sequence, content)) = self.store.trust()? {
             let wire = wire::TrustState::decode(content.as_slice()).map_err(|e| StoreError::Content(e.to_string()))?;
-            let state = from_wire(&wire)?;
+            let state = trust_state_from_wire(wire.clone()).map_err(|error| StoreError::Content(error.to_string()))?;
             if state.sequence != sequence {
                 return Err(StoreError::Content(format!("trust state {sequence} says that it is {}", state.sequence)));
             }
@@ -95,33 +95,5 @@ fn next_sequence(previous: u64, now: u64) -> u64 {
     previous.saturating_add(1).max(now)
 }
 
-fn to_wire(state: &TrustState) -> wire::TrustState {
-    let bundle = |(td, bundle): (&TrustDomain, &Bundle)| wire::Bundle {
-        trust_domain: td.to_string(),
-        roots: bundle.roots.iter().map(|root| root.to_vec()).collect(),
-    };
-    wire::TrustState {
-        sequence: state.sequence,
-        bundles: state.bundles.iter().map(bundle).collect(),
-        denied_issuers: state.deny.issuers.iter().cloned().collect(),
-        denied_serials: state.deny.serials.iter().cloned().collect(),
-        denied_identities: state.deny.identities.iter().map(ToString::to_string).collect(),
-    }
-}
-
-fn from_wire(wire: &wire::TrustState) -> Result<TrustState, StoreError> {
-    let wrong = |error: signet_identity::IdError| StoreError::Content(error.to_string());
-    let bundle = |bundle: &wire::Bundle| -> Result<_, StoreError> {
-        let roots = bundle.roots.iter().cloned().map(CertificateDer::from).collect();
-        Ok((bundle.trust_domain.parse().map_err(wrong)?, Bundle { roots }))
-    };
-    Ok(TrustState {
-        sequence: wire.sequence,
-        bundles: wire.bundles.iter().map(bundle).collect::<Result<_, _>>()?,
-        deny: DenyList {
-            issuers: wire.denied_issuers.iter().cloned().collect(),
-            serials: wire.denied_serials.iter().cloned().collect(),
-            identities: wire.denied_identities.iter().map(|id| id.parse().map_err(wrong)).collect::<Result<_, _>>()?,
-        },
-    })
-}
+#[cfg(test)]
+mod tests;

@@ -24,7 +24,7 @@ use signet_identity::{
 use signet_proto::ca as wire;
 use std::sync::Arc;
 use std::time::Duration;
-use tokio::sync::{Mutex, watch};
+use tokio::sync::{Mutex, Notify, watch};
 
 /// Why there is no (new) SVID.
 #[derive(Debug, thiserror::Error)]
@@ -80,6 +80,8 @@ pub struct Enroller {
     clock: Arc<dyn Clock>,
     /// Held while the trust state is written, so that an older one is never written over a newer.
     storing: Mutex<()>,
+    /// The CA has just answered: no need to wait longer with opening the trust stream.
+    answered: Notify,
 }
 
 impl Enroller {
@@ -103,7 +105,7 @@ impl Enroller {
         let ca = Ca::new(&credentials, config.ca_identity()?, &config.ca_address)?;
         let registered = registration.map(|r| (r.id, r.uid));
         let (status, _) = watch::channel(Status { registered, trust_sequence, ..Status::default() });
-        Ok(Self { config, credentials, status, state, ca, clock, storing: Mutex::default() })
+        Ok(Self { config, credentials, status, state, ca, clock, storing: Mutex::default(), answered: Notify::new() })
     }
 
     /// Filled as soon as the CA has answered, renewed from then on.
@@ -227,7 +229,9 @@ impl Enroller {
             } else {
                 tracing::debug!(error, retry_in = ?delay, "trust stream ended");
             }
-            tokio::time::sleep(delay).await;
+            // Whichever comes first; an answer from before the failure is not counted.
+            let answered = self.answered.notified();
+            let _ = tokio::time::timeout(delay, answered).await;
         }
     }
 
@@ -288,6 +292,7 @@ impl Enroller {
     }
 
     fn succeeded(&self, svid: &Svid, renewal_in: Duration) {
+        self.answered.notify_waiters();
         let serial = hex(svid.serial());
         let now = self.clock.now().wall.as_secs();
         tracing::info!(identity = %svid.id(), serial, not_after = svid.not_after(), ?renewal_in, "certificate in use");

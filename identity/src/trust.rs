@@ -3,6 +3,7 @@
 use crate::profile::MAX_ROOTS;
 use crate::rejection::{At, Rejection};
 use crate::verify::authority::{self, Authority};
+use crate::verify::vetted::Vetted;
 use crate::{IdError, SpiffeId, TrustDomain};
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
@@ -58,10 +59,12 @@ pub struct Trust {
 pub(crate) struct Roots {
     pub(crate) anchors: Vec<TrustAnchor<'static>>,
     facts: Vec<Root>,
+    /// Issuing CAs that were verified against these roots.
+    pub(crate) vetted: Vetted,
 }
 
 /// What the verifier asks of a root beyond its name and key.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(crate) struct Root {
     pub(crate) subject_key: Vec<u8>,
     /// Unix seconds.
@@ -233,7 +236,7 @@ impl Trust {
 
 impl Roots {
     fn new(trust_domain: &TrustDomain, bundle: &Bundle) -> Result<Self, TrustError> {
-        let mut roots = Self { anchors: Vec::new(), facts: Vec::new() };
+        let mut roots = Self { anchors: Vec::new(), facts: Vec::new(), vetted: Vetted::default() };
         for ((authority, der), number) in bundle.authorities()?.into_iter().zip(&bundle.roots).zip(1..) {
             if let Some(found) = authority.id.filter(|id| id.trust_domain_str() != trust_domain.as_str()) {
                 return Err(TrustError::OtherTrustDomain { number, trust_domain: trust_domain.clone(), found });

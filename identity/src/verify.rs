@@ -19,6 +19,7 @@ use webpki::{EndEntityCert, ExtendedKeyUsageValidator, VerifiedPath};
 
 pub(crate) mod authority;
 pub(crate) mod leaf;
+pub(crate) mod vetted;
 
 /// The signatures that a path may carry.
 pub(crate) static SIGNATURES: &[&dyn SignatureVerificationAlgorithm] = &[webpki::aws_lc_rs::ECDSA_P256_SHA256];
@@ -106,8 +107,7 @@ pub fn verify_chain(chain: &[CertificateDer<'_>], trust: &Trust, now: UnixTime, 
     let (leaf_der, above) = split(chain)?;
     let (leaf, _) = leaf::read(leaf_der)?;
     within(At::Leaf, leaf.not_before, leaf.not_after, now.as_secs())?;
-    let authorities = read_authorities(above)?;
-    let issuers = verify_path(leaf_der, above, &leaf, &authorities, trust, now, Some(side))?;
+    let issuers = find_issuers(leaf_der, above, &leaf, trust, |_| now, Some(side))?;
     not_denied(&leaf, &issuers, trust)?;
     Ok(Peer { leaf, issuers })
 }
@@ -116,11 +116,12 @@ pub fn verify_chain(chain: &[CertificateDer<'_>], trust: &Trust, now: UnixTime, 
 /// `peer_chain` is what the peer presented in its handshake.
 pub fn still_trusted(peer_chain: &[CertificateDer<'_>], peer: &Peer, trust: &Trust) -> Result<(), Rejection> {
     let (leaf_der, above) = split(peer_chain)?;
-    let authorities = read_authorities(above)?;
     // A moment at which the whole chain was valid: when its youngest certificate came to be.
-    let then = authorities.iter().map(|a| a.not_before).fold(peer.leaf.not_before, u64::max);
-    let then = UnixTime::since_unix_epoch(Duration::from_secs(then));
-    let issuers = verify_path(leaf_der, above, &peer.leaf, &authorities, trust, then, None)?;
+    let then = |authorities: &[Authority<'_>]| {
+        let youngest = authorities.iter().map(|a| a.not_before).fold(peer.leaf.not_before, u64::max);
+        UnixTime::since_unix_epoch(Duration::from_secs(youngest))
+    };
+    let issuers = find_issuers(leaf_der, above, &peer.leaf, trust, then, None)?;
     not_denied(&peer.leaf, &issuers, trust)
 }
 
@@ -161,15 +162,14 @@ impl ExtendedKeyUsageValidator for Usage {
     }
 }
 
-/// Finds and verifies the path. `side` is absent for a check after the fact, which leaves the root's own expiry out.
-/// Gives the subject key identifiers above the leaf, nearest first, root last.
-fn verify_path(
+/// Verifies the chain by the bundle of the leaf's trust domain alone; gives the subject key identifiers above the leaf. `time`
+/// says for which moment, given the CAs that the peer sent.
+fn find_issuers(
     leaf_der: &CertificateDer<'_>,
     above: &[CertificateDer<'_>],
     leaf: &Leaf,
-    authorities: &[Authority<'_>],
     trust: &Trust,
-    now: UnixTime,
+    time: impl FnOnce(&[Authority<'_>]) -> UnixTime,
     side: Option<Side>,
 ) -> Result<Vec<Vec<u8>>, Rejection> {
     let roots =
@@ -177,6 +177,27 @@ fn verify_path(
     if roots.anchors.is_empty() {
         return Err(Rejection::EmptyBundle(leaf.id.trust_domain()));
     }
+    let authorities = read_authorities(above)?;
+    let now = time(&authorities);
+    let vetted = if let [issuing] = above { roots.vetted.find(issuing) } else { None };
+    // Where the root is out of date another one may be above the same issuing CA: then the path is searched.
+    match vetted.filter(|issuing| side.is_none() || issuing.root_is_valid(now)) {
+        Some(issuing) => issuing.verify_leaf(leaf_der, leaf, now, Usage(side)),
+        None => verify_path(leaf_der, above, leaf, &authorities, roots, now, side),
+    }
+}
+
+/// Finds and verifies the path. `side` is absent for a check after the fact, which leaves the root's own expiry out.
+/// Gives the subject key identifiers above the leaf, nearest first, root last.
+fn verify_path(
+    leaf_der: &CertificateDer<'_>,
+    above: &[CertificateDer<'_>],
+    leaf: &Leaf,
+    authorities: &[Authority<'_>],
+    roots: &Roots,
+    now: UnixTime,
+    side: Option<Side>,
+) -> Result<Vec<Vec<u8>>, Rejection> {
     let end_entity = EndEntityCert::try_from(leaf_der).map_err(|error| Rejection::Path(shown_error(&error)))?;
     // webpki asks this of every path that it finds, so that a root which is out of date does not hide one which is not.
     let refused_root = RefCell::new(None);
@@ -196,7 +217,11 @@ fn verify_path(
             Some(rejection) => rejection,
             None => path_rejection(&error, leaf, authorities, roots, now.as_secs()),
         })?;
-    issuers_of(&path, above, leaf, authorities, roots)
+    let issuers = issuers_of(&path, above, leaf, authorities, roots)?;
+    if let ([der], [authority], 2, Some(root)) = (above, authorities, issuers.len(), roots.of(path.anchor())) {
+        roots.vetted.remember(der, authority, (path.anchor(), root), now);
+    }
+    Ok(issuers)
 }
 
 /// The key identifiers along the path, each compared with the one that the certificate below names.
@@ -262,13 +287,20 @@ fn path_rejection(
         Error::CertExpired { .. } | Error::CertNotValidYet { .. } => {
             out_of_date().unwrap_or_else(|| Rejection::Path(shown_error(error)))
         }
-        Error::UnknownIssuer => Rejection::UntrustedIssuer(leaf.id.trust_domain()),
         // Every root of a trust domain may have the same name: only one with the named key makes it a bad signature.
         Error::InvalidSignatureForPublicKey if !roots.has_key(top_key(leaf, authorities)) => {
             Rejection::UntrustedIssuer(leaf.id.trust_domain())
         }
-        Error::InvalidSignatureForPublicKey => Rejection::BadSignature,
         Error::PathLenConstraintViolated => Rejection::PathLength { at: At::Ca(authorities.len().min(255) as u8) },
+        other => issuer_rejection(other, leaf),
+    }
+}
+
+/// What can be wrong between a leaf and its issuer.
+fn issuer_rejection(error: &webpki::Error, leaf: &Leaf) -> Rejection {
+    match error {
+        webpki::Error::UnknownIssuer => Rejection::UntrustedIssuer(leaf.id.trust_domain()),
+        webpki::Error::InvalidSignatureForPublicKey => Rejection::BadSignature,
         other => Rejection::Path(shown_error(other)),
     }
 }

@@ -1,5 +1,6 @@
 //! Certificates that were made by the openssl command line, not by anything of ours: the good one is accepted, and each bad one
 //! is refused by both ends with a reason that names the field.
+#![allow(clippy::unwrap_used, clippy::format_collect, reason = "in a test, what cannot be made ends the test")]
 mod openssl;
 
 use openssl::{Ca, LEAF, OpenSsl};

@@ -1,4 +1,5 @@
 //! Handshakes with `openssl s_client` and `openssl s_server`: peers that are not ours.
+#![allow(clippy::unwrap_used, reason = "in a test, what cannot be made ends the test")]
 mod openssl;
 
 use openssl::{Ca, LEAF, OpenSsl};

@@ -47,7 +47,7 @@ impl Watch {
                 watcher = self.watcher(&changed);
             }
             if applied.as_ref() != Some(&before) {
-                let (next, directory) = self.settled(&changed).await;
+                let (next, directory) = self.settled(&changed, applied.is_none()).await;
                 let outcome;
                 (state, outcome) = match in_background(state, directory).await {
                     Ok(done) => done,
@@ -61,11 +61,11 @@ impl Watch {
         }
     }
 
-    /// The directory when it is quiet.
-    async fn settled(&self, changed: &Notify) -> (Vec<Stamp>, Directory) {
+    /// The directory when it is quiet. At the start nobody waits: what is still being written shows when it is read.
+    async fn settled(&self, changed: &Notify, start: bool) -> (Vec<Stamp>, Directory) {
         let mut noisy = 0_u32;
         loop {
-            let end = Instant::now() + self.patience;
+            let end = Instant::now() + if start { Duration::ZERO } else { self.patience };
             while Instant::now() < end && timeout(self.quiet, changed.notified()).await.is_ok() {}
             let path = self.directory.clone();
             let read = tokio::task::spawn_blocking(move || {
@@ -88,8 +88,13 @@ impl Watch {
 
     fn watcher(&self, changed: &Arc<Notify>) -> Option<notify::RecommendedWatcher> {
         let wake = changed.clone();
-        // Errors wake too: the look will find what the notification could not say.
-        let made = notify::recommended_watcher(move |_event: notify::Result<notify::Event>| wake.notify_one());
+        // Errors wake too: the look will find what the notification could not say. Reading does not: our own looks would wake us
+        // for ever.
+        let made = notify::recommended_watcher(move |event: notify::Result<notify::Event>| {
+            if !event.is_ok_and(|event| event.kind.is_access()) {
+                wake.notify_one();
+            }
+        });
         let watched = made.and_then(|mut watcher| {
             watcher.watch(&self.directory, RecursiveMode::NonRecursive)?;
             Ok(watcher)

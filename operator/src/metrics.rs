@@ -1,4 +1,5 @@
-//! What the operator counts. No label ever takes bytes from a peer: all are words of ours, registered before they happen.
+//! What the operator counts. No label ever takes bytes from a peer: all are words of ours, in the functions below and where
+//! they are called.
 use crate::state::{Outcome, Published};
 use prometheus_client::encoding::EncodeLabelSet;
 use prometheus_client::encoding::text::encode;
@@ -98,7 +99,7 @@ impl Metrics {
         };
         self.readings.get_or_create(&Kind { kind }).inc();
     }
-    /// An attempt to attach: `attached`, or why not.
+    /// An attempt to attach: `attached`, `waiting` for its document (then one of the others too), or why not.
     pub fn attach(&self, kind: &'static str) {
         self.opened.get_or_create(&Kind { kind }).inc();
     }

@@ -13,7 +13,11 @@ pub const SOON: Duration = Duration::from_secs(10);
 pub const FAMILIES: [Family; 2] = [Family::V4, Family::V6];
 
 /// Where the programs under test lie: `make test` builds them with `--profile fast`, beside what cargo builds for the tests.
+/// `SIGNET_PROGRAMS` names another directory.
 pub fn programs() -> PathBuf {
+    if let Some(dir) = std::env::var_os("SIGNET_PROGRAMS") {
+        return dir.into();
+    }
     let mut dir = std::env::current_exe().expect("a test knows its own path");
     // target/debug/deps/<test>
     dir.pop();

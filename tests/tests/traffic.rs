@@ -118,7 +118,7 @@ fn half_close_arrives_as_half_close_in_both_directions() {
     let mut mesh = mesh();
     let (checkout, orders) = pair(&mut mesh);
     // The server reads to the end before it says its first word.
-    let _late = Server::start(&orders.machine, 8080, |mut stream| {
+    let late = Server::start(&orders.machine, 8080, |mut stream| {
         let mut all = String::new();
         stream.read_to_string(&mut all).unwrap();
         let _ = stream.write_all(format!("you said: {all}").as_bytes());
@@ -131,7 +131,7 @@ fn half_close_arrives_as_half_close_in_both_directions() {
         stream.read_to_string(&mut answer).unwrap();
         assert_eq!(answer, "you said: all I have", "{family:?}");
     }
-    drop(_late);
+    drop(late);
     // The server ends its direction first, and goes on listening.
     let (tell, hear) = mpsc::channel();
     let _early = Server::start(&orders.machine, 8080, move |mut stream| {

@@ -129,3 +129,26 @@ async fn f24_after_kill_9_every_certificate_is_in_the_journal_and_every_token_wa
     }
     host.issue(&mut program.client(&state)).await.expect("the host key outlived every kill");
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn sigterm_ends_with_0_though_a_stream_is_open_and_leaves_no_socket_that_hinders_the_next() {
+    let dir = tempfile::tempdir().unwrap();
+    let state = dir.path().join("state");
+    for _ in 0..2 {
+        let mut program = Program::start(dir.path()).await;
+        let request = signet_proto::ca::WatchTrustRequest { sequence_held: 0 };
+        let mut stream = program.client(&state).watch_trust(request).await.unwrap().into_inner();
+        stream.message().await.unwrap();
+        let pid = rustix::process::Pid::from_child(&program.child);
+        rustix::process::kill_process(pid, rustix::process::Signal::TERM).unwrap();
+        let end = Instant::now() + Duration::from_secs(10);
+        let status = loop {
+            if let Some(status) = program.child.try_wait().unwrap() {
+                break status;
+            }
+            assert!(Instant::now() < end, "still running 10 s after SIGTERM");
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        };
+        assert_eq!(status.code(), Some(0));
+    }
+}

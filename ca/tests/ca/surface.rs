@@ -114,6 +114,31 @@ async fn the_admin_socket_is_for_its_owner_alone() {
     ca.stop().await;
 }
 
+/// Even when somebody has opened the directory and the socket by hand, the kernel's word on who connects counts.
+#[tokio::test(flavor = "multi_thread")]
+async fn another_user_gets_no_answer_on_the_admin_socket() {
+    if !rustix::process::geteuid().is_root() {
+        println!("skipped: becoming another user needs root");
+        return;
+    }
+    let ca = TestCa::start().await;
+    let socket = ca.state().join("admin.sock");
+    for (path, mode) in [(ca.dir.path(), 0o755), (&ca.state(), 0o755), (&socket, 0o666)] {
+        fs::set_permissions(path, fs::Permissions::from_mode(mode)).unwrap();
+    }
+    // curl as a client that we did not write: what it sends is no request, and its owner is told so.
+    let ask = |user: u32| {
+        use std::os::unix::process::CommandExt;
+        let mut curl = Command::new("curl");
+        curl.args(["-sS", "--http0.9", "--max-time", "5", "--unix-socket"]).arg(&socket).arg("http://ca/").uid(user);
+        String::from_utf8(curl.output().unwrap().stdout).unwrap()
+    };
+    let (own, other) = tokio::task::block_in_place(|| (ask(0), ask(65_534)));
+    assert!(own.contains("not understood"), "{own}");
+    assert_eq!(other, "");
+    ca.stop().await;
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn an_admin_socket_in_an_open_directory_is_refused() {
     let dir = tempfile::tempdir().unwrap();

@@ -209,6 +209,7 @@ fn rotation(stage: &mut Stage, cast: &Cast, session: &mut Process) -> anyhow::Re
     for (n, pair) in seen.iter().enumerate() {
         stage.shows(&format!("certificates {}: checkout {}  orders {}", n + 1, short(&pair[0]), short(&pair[1])));
     }
+    explain(stage, cast, &failures);
     stage.claim(
         failures.is_empty(),
         &format!("{requests} requests while both ends changed keys twice, {} failed", failures.len()),
@@ -241,6 +242,7 @@ fn ca_away(stage: &mut Stage, cast: &mut Cast, session: &mut Process) -> anyhow:
         serials(cast).ok()?.iter().zip(&before).all(|(now, then)| now != then).then_some(())
     })?;
     let (requests, failures) = traffic.finish()?;
+    explain(stage, cast, &failures);
     stage.claim(failures.is_empty(), &format!("{requests} requests through all of it, {} failed", failures.len()))?;
     stage.claim(session.ended().is_none(), "and both ends have new certificates; nobody noticed")
 }
@@ -281,6 +283,22 @@ fn keep_running(stage: &Stage, cast: &Cast, outside: u32) {
     ));
     loop {
         std::thread::park();
+    }
+}
+
+/// What is known of requests that failed, for whoever must find out why.
+fn explain(stage: &Stage, cast: &Cast, failures: &[String]) {
+    let Some(first) = failures.first() else { return };
+    stage.shows(&format!("the first failure: {first}"));
+    for workload in [&cast.checkout, &cast.orders] {
+        let log = workload.log();
+        for line in log
+            .lines()
+            .filter(|line| line.contains("refused") || line.contains("WARN") || line.contains("broke"))
+            .take(5)
+        {
+            stage.shows(&format!("{}: {line}", workload.name));
+        }
     }
 }
 

@@ -70,7 +70,7 @@ async fn a_host_joins_with_its_token_and_has_an_svid() {
         let path = directory.path().join("state").join(name);
         let stored = async {
             while !path.exists() {
-                tokio::task::yield_now().await
+                tokio::task::yield_now().await;
             }
         };
         tokio::time::timeout(Duration::from_secs(10), stored).await.expect("the file is stored");

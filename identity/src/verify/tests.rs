@@ -47,6 +47,74 @@ fn v1_a_good_chain_is_accepted_on_both_sides_and_says_who_it_is() {
     assert_eq!(Peer::claimed(&chain).unwrap(), peer);
 }
 
+/// A trust state that has verified this CA's issuing certificate before, and one that has not, say the same.
+#[track_caller]
+fn warm_as_cold(ca: &Authority, chain: &[CertificateDer<'_>], at: u64) -> Result<Peer, Rejection> {
+    let (warm, cold) = (trust(ca), trust(ca));
+    let (good, _) = ca.issue(&good_leaf(ca));
+    verify_chain(&good, &warm, time(now()), Side::Client).unwrap();
+    assert!(warm.roots(ca.trust_domain.as_str()).unwrap().vetted.find(&ca.issuing.certificate).is_some());
+    let verdict = verify_chain(chain, &warm, time(at), Side::Client);
+    assert_eq!(verdict, verify_chain(chain, &cold, time(at), Side::Client));
+    verdict
+}
+
+#[test]
+fn an_issuing_ca_that_was_verified_before_changes_no_verdict() {
+    let (ca, other) = (Authority::new("prod.example"), Authority::new("prod.example"));
+    let (good, _) = ca.issue(&good_leaf(&ca));
+    warm_as_cold(&ca, &good, now()).unwrap();
+    // The same issuing CA above a leaf that another one signed, which has the same name.
+    let (foreign, _) = other.issue(&good_leaf(&ca));
+    let chain = [foreign[0].clone(), good[1].clone()];
+    assert_eq!(warm_as_cold(&ca, &chain, now()), Err(Rejection::BadSignature));
+    assert_eq!(warm_as_cold(&ca, &foreign, now()).unwrap_err().code(), "peer_cert_issuer_untrusted");
+    let year = 365 * 86_400;
+    let (long, _) = ca.issue(&leaf_params(&ca.id("a", "b"), None, &(now() - 2 * year..now() + 2 * year)));
+    assert_eq!(warm_as_cold(&ca, &long, now() + year).unwrap_err().code(), "peer_ca_expired");
+    assert_eq!(warm_as_cold(&ca, &long, now() - year).unwrap_err().code(), "peer_ca_not_yet_valid");
+}
+
+#[test]
+fn an_issuing_ca_with_another_name_above_a_leaf_is_no_issuer_warm_or_cold() {
+    let mut ca = Authority::new("prod.example");
+    let (good, _) = ca.issue(&good_leaf(&ca));
+    let first = ca.issuing.certificate.clone();
+    ca.issuing = ca.root.below(ca_params(&ca.trust_domain, "second", Some(0)));
+    let (chain, _) = ca.issue(&good_leaf(&ca));
+    assert_eq!(
+        warm_as_cold(&ca, &[good[0].clone(), ca.issuing.certificate.clone()], now()).unwrap_err().code(),
+        "peer_cert_issuer_untrusted"
+    );
+    warm_as_cold(&ca, &chain, now()).unwrap();
+    warm_as_cold(&ca, &[good[0].clone(), first], now()).unwrap();
+}
+
+#[test]
+fn v7_an_issuing_ca_verified_against_one_trust_state_is_unknown_to_the_next() {
+    let (ca, other) = (Authority::new("prod.example"), Authority::new("prod.example"));
+    let credentials = crate::Credentials::new(ca.trust_state(1)).unwrap();
+    let (chain, _) = ca.issue(&good_leaf(&ca));
+    verify_chain(&chain, &credentials.trust(), time(now()), Side::Client).unwrap();
+    credentials.adopt_trust(other.trust_state(2)).unwrap();
+    assert_eq!(refusal(&chain, &credentials.trust()).code(), "peer_cert_issuer_untrusted");
+}
+
+#[test]
+fn only_so_many_issuing_cas_are_remembered_and_the_rest_verified_each_time() {
+    let mut ca = Authority::new("prod.example");
+    let trust = trust(&ca);
+    for _ in 0..70 {
+        ca.issuing = ca.root.below(ca_params(&ca.trust_domain, "issuing", Some(0)));
+        let (chain, _) = ca.issue(&good_leaf(&ca));
+        for _ in 0..2 {
+            verify_chain(&chain, &trust, time(now()), Side::Client).unwrap();
+        }
+    }
+    let roots = trust.roots("prod.example").unwrap();
+    assert!(roots.vetted.find(&ca.issuing.certificate).is_none());
+}
+
 #[test]
 fn the_parser_reads_what_a_second_parser_reads() {
     let ca = Authority::new("prod.example");
@@ -236,7 +304,7 @@ fn v6_an_empty_bundle_trusts_nothing() {
 fn a_root_that_is_out_of_date_is_refused_and_does_not_hide_one_that_is_not() {
     let mut ca = Authority::new("prod.example");
     let mut old = ca_params(&ca.trust_domain, "old root", None);
-    old.not_after = old.not_before + Duration::from_secs(60);
+    old.not_after = old.not_before + Duration::from_mins(1);
     let expired = Signer::root(old);
     let between = expired.below(ca_params(&ca.trust_domain, "issuing", Some(0)));
     let good_root = std::mem::replace(&mut ca.root, expired);

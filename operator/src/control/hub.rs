@@ -23,6 +23,8 @@ pub struct Limits {
     /// A connection takes no new stream after this long: a stream that comes again comes over a new handshake, with the
     /// certificate and the trust of that moment. The stream it has goes on to its own end.
     pub takes_streams: Duration,
+    /// A peer whose UID is in no document waits for so long for the document to come, before it is refused.
+    pub document: Duration,
     /// The first message must have come by then.
     pub hello: Duration,
     /// A message that the peer does not take for so long ends its stream.
@@ -38,6 +40,7 @@ impl Default for Limits {
             streams: 16_384,
             max_age: seconds(30 * 60),
             takes_streams: seconds(5),
+            document: seconds(1),
             hello: seconds(10),
             send: seconds(30),
             messages: 50,

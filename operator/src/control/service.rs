@@ -2,10 +2,14 @@
 use super::hub::Hub;
 use super::session::Session;
 use super::stream::{Stream, remaining};
+use crate::documents::Key;
+use crate::index::{Refusal, Snapshot};
+use signet_identity::{Peer, WorkloadUid};
 use signet_proto::control::control_server::{Control, ControlServer};
 use signet_proto::control::{Down, Up};
 use std::sync::Arc;
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
+use tokio::time::{Instant, timeout_at};
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status, Streaming};
 
@@ -13,6 +17,8 @@ use tonic::{Request, Response, Status, Streaming};
 const MAX_MESSAGE: usize = 256 * 1024;
 /// Messages that wait for a slow peer; the session computes no more until they are taken.
 const WAITING: usize = 4;
+
+type Snapshots = watch::Receiver<Option<Arc<Snapshot>>>;
 
 /// `signet.control.v1.Control`.
 #[derive(Debug, Clone)]
@@ -26,7 +32,10 @@ impl Service {
         ControlServer::new(Self { hub }).max_decoding_message_size(MAX_MESSAGE)
     }
 
-    fn admit(&self, request: Request<Streaming<Up>>) -> Result<Response<ReceiverStream<Result<Down, Status>>>, Status> {
+    async fn admit(
+        &self,
+        request: Request<Streaming<Up>>,
+    ) -> Result<Response<ReceiverStream<Result<Down, Status>>>, Status> {
         let hub = &self.hub;
         // Absent only if this service were served without TLS.
         let peer = signet_enroll::caller(&request).and_then(|caller| caller.peer.clone());
@@ -36,17 +45,9 @@ impl Service {
             let status = Status::unavailable("the certificate of this connection has ended; connect again");
             return Err(refuse(hub, "certificate_ended", status));
         }
-        let snapshots = hub.published.snapshot.clone();
-        let snapshot = snapshots.borrow().clone().ok_or_else(|| {
-            refuse(hub, "not_ready", Status::unavailable("the operator's documents could not be read yet; see its log"))
-        })?;
-        let member = snapshot.authorize(&peer.leaf.id, peer.leaf.uid.as_ref()).map_err(|refusal| {
-            tracing::warn!(identity = %peer.leaf.id, %refusal, "control stream refused");
-            refuse(hub, "refused", Status::permission_denied(refusal.to_string()))
-        })?;
-        let workload = member.workload.key.clone();
-        let uid = member.workload.uid.clone();
-        let seat = uid.as_ref().and_then(|uid| hub.take_place(uid, &workload, &peer));
+        let mut snapshots = hub.published.snapshot.clone();
+        let (workload, uid) = self.workload_of(&peer, &mut snapshots).await?;
+        let seat = hub.take_place(&uid, &workload, &peer);
         let seat =
             seat.ok_or_else(|| refuse(hub, "full", Status::resource_exhausted("no place for another stream")))?;
         hub.metrics.attach("attached");
@@ -58,6 +59,32 @@ impl Service {
         let stream = Stream { hub: hub.clone(), seat, workload, session, snapshots, incoming, outgoing };
         tokio::spawn(stream.run(remaining(&peer)));
         Ok(Response::new(ReceiverStream::new(out)))
+    }
+
+    /// The workload that the peer proves to be. Its document and its sidecar often come at the same moment: a UID that is
+    /// unknown is looked for once more when the documents have changed.
+    async fn workload_of(&self, peer: &Peer, snapshots: &mut Snapshots) -> Result<(Key, WorkloadUid), Status> {
+        let hub = &self.hub;
+        let patience = Instant::now() + hub.limits.document;
+        loop {
+            let snapshot = snapshots.borrow_and_update().clone().ok_or_else(|| {
+                let status = Status::unavailable("the operator's documents could not be read yet; see its log");
+                refuse(hub, "not_ready", status)
+            })?;
+            let refusal = match (snapshot.authorize(&peer.leaf.id, peer.leaf.uid.as_ref()), &peer.leaf.uid) {
+                (Ok(member), Some(uid)) => return Ok((member.workload.key.clone(), uid.clone())),
+                (Ok(_), None) => Refusal::NoUid(peer.leaf.id.clone()),
+                (Err(refusal), _) => refusal,
+            };
+            let unknown = matches!(refusal, Refusal::UnknownUid(_));
+            if unknown {
+                hub.metrics.attach("waiting");
+            }
+            if !unknown || !matches!(timeout_at(patience, snapshots.changed()).await, Ok(Ok(()))) {
+                tracing::warn!(identity = %peer.leaf.id, %refusal, "control stream refused");
+                return Err(refuse(hub, "refused", Status::permission_denied(refusal.to_string())));
+            }
+        }
     }
 }
 
@@ -71,6 +98,6 @@ impl Control for Service {
     type AttachStream = ReceiverStream<Result<Down, Status>>;
 
     async fn attach(&self, request: Request<Streaming<Up>>) -> Result<Response<Self::AttachStream>, Status> {
-        self.admit(request)
+        self.admit(request).await
     }
 }

@@ -10,14 +10,16 @@
 mod directory;
 mod fields;
 mod kinds;
+mod posture;
 mod read;
+mod workload;
 mod yaml;
 
 pub use directory::{Directory, Stamp, list, look, read_directory};
 pub(crate) use kinds::selects;
 pub use kinds::{Documents, Key, Labels, NamedPort, Posture, Rule, Service, ServicePort, Sourced, Who, Workload};
+pub(crate) use posture::egress_word;
 pub use read::Reading;
-pub(crate) use read::egress_word;
 
 use std::fmt;
 use std::sync::Arc;

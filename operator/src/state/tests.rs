@@ -117,3 +117,16 @@ fn a_damaged_store_is_refused_with_what_to_do() {
     let error = Store::open(directory.path()).unwrap_err().to_string();
     assert!(error.contains("damaged") && error.contains("removing it"), "{error}");
 }
+
+#[test]
+fn a_kill_while_storing_leaves_what_was_stored_before() {
+    let directory = tempfile::tempdir().unwrap();
+    let (mut before, published) = state(directory.path());
+    before.apply(read(&good()));
+    let revision = published.report.borrow().revision;
+    // Killed after half of the next file was written: it has not taken the place of the old one.
+    std::fs::write(directory.path().join("operator-index.next"), "{\"revision\": 99").unwrap();
+    let (mut after, published) = state(directory.path());
+    assert_eq!(after.apply(read(&good())), Outcome::Applied);
+    assert_eq!(published.report.borrow().revision, revision);
+}

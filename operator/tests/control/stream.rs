@@ -1,149 +1,17 @@
-//! The control stream over real TLS on loopback, with certificates from a CA made for the test.
-#![allow(clippy::unwrap_used, reason = "in a test, what cannot be made ends the test")]
+//! The control stream over real TLS.
+use crate::world::*;
 use signet_enroll::channel;
 use signet_identity::testing::{Authority, leaf_params, now};
-use signet_identity::{Credentials, SpiffeId, Svid};
-use signet_operator::control::{Hub, Limits, serve};
-use signet_operator::documents::{Directory, Reading};
-use signet_operator::index::Settings;
-use signet_operator::metrics::Metrics;
-use signet_operator::state::{Outcome, Published, State};
-use signet_operator::store::Store;
-use signet_policy::{Decision, Egress, Posture};
+use signet_identity::{Credentials, Svid};
+use signet_operator::control::Limits;
+use signet_operator::state::Outcome;
 use signet_proto::control::control_client::ControlClient;
-use signet_proto::control::{Ack, Config, Destination, Down, Hello, Up, Version, Want, down, up};
-use std::net::SocketAddr;
-use std::sync::Arc;
+use signet_proto::control::{Ack, Up, up};
 use std::time::Duration;
-use tokio::net::TcpListener;
 use tokio::sync::mpsc;
 use tokio::time::{Instant, timeout};
 use tokio_stream::wrappers::ReceiverStream;
-use tonic::{Code, Status, Streaming};
-
-const SOON: Duration = Duration::from_secs(5);
-
-struct World {
-    authority: Authority,
-    address: SocketAddr,
-    hub: Arc<Hub>,
-    state: State,
-    published: Published,
-    operator: Arc<Credentials>,
-    _directory: tempfile::TempDir,
-}
-
-struct Attached {
-    say: mpsc::Sender<Up>,
-    hear: Streaming<Down>,
-}
-
-const MESH: &str = "\
-apiVersion: signet.dev/v1alpha1
-kind: Workload
-metadata: {name: a, namespace: shop}
-spec: {serviceAccount: a, uid: uid-a, addresses: [10.77.0.2]}
----
-apiVersion: signet.dev/v1alpha1
-kind: Workload
-metadata: {name: b, namespace: shop}
-spec: {serviceAccount: b, uid: uid-b, addresses: [10.77.0.3]}
-";
-const RULE: &str = "\
----
-apiVersion: signet.dev/v1alpha1
-kind: AllowRule
-metadata: {name: r, namespace: shop}
-spec: {target: {all: true}, from: [{serviceAccount: a}]}
-";
-
-async fn world(limits: Limits, text: Option<&str>) -> World {
-    let authority = Authority::new("mesh.example");
-    let operator = authority.credentials("signet-system", "signet-operator", None);
-    let directory = tempfile::tempdir().unwrap();
-    let settings = Settings {
-        trust_domain: authority.trust_domain.clone(),
-        mesh_ranges: Vec::new(),
-        inbound: Posture::Audit,
-        egress: Egress { default: Decision::Allow, exceptions: Vec::new() },
-    };
-    let (state, published) = State::new(settings, Store::open(directory.path()).unwrap());
-    let hub = Hub::new(published.clone(), limits, Metrics::shared());
-    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let address = listener.local_addr().unwrap();
-    let (credentials, served) = (operator.clone(), hub.clone());
-    tokio::spawn(async move { serve(listener, &credentials, served, std::future::pending()).await });
-    tokio::spawn(hub.clone().supervise(operator.clone(), Duration::from_millis(50)));
-    let mut world = World { authority, address, hub, state, published, operator, _directory: directory };
-    if let Some(text) = text {
-        assert_eq!(world.apply(text), Outcome::Applied);
-    }
-    world
-}
-
-impl World {
-    fn apply(&mut self, text: &str) -> Outcome {
-        let mut reading = Reading::default();
-        reading.add(&Arc::from("mesh.yaml"), text);
-        reading.finish();
-        self.state.apply(Directory { reading, state: Vec::new(), newest: 1 })
-    }
-
-    fn operator_id(&self) -> SpiffeId {
-        self.authority.id("signet-system", "signet-operator")
-    }
-
-    async fn attach_with(&self, credentials: &Arc<Credentials>, first: Up) -> Result<Attached, Status> {
-        let channel = channel(credentials, self.operator_id(), &self.address.to_string()).unwrap();
-        let (say, said) = mpsc::channel(16);
-        say.send(first).await.unwrap();
-        let hear = ControlClient::new(channel).attach(ReceiverStream::new(said)).await?.into_inner();
-        Ok(Attached { say, hear })
-    }
-
-    async fn attach(&self, account: &str, uid: Option<&str>, first: Up) -> Result<Attached, Status> {
-        self.attach_with(&self.authority.credentials("shop", account, uid), first).await
-    }
-}
-
-impl Attached {
-    async fn next(&mut self) -> Result<Option<down::Kind>, Status> {
-        let message = timeout(SOON, self.hear.message()).await.expect("nothing came in time")?;
-        Ok(message.map(|down| down.kind.expect("an empty message")))
-    }
-    async fn config(&mut self) -> Config {
-        match self.next().await {
-            Ok(Some(down::Kind::Config(config))) => config,
-            other => panic!("no configuration but {other:?}"),
-        }
-    }
-    async fn destinations(&mut self) -> Vec<Destination> {
-        match self.next().await {
-            Ok(Some(down::Kind::Destinations(destinations))) => destinations.destinations,
-            other => panic!("no destinations but {other:?}"),
-        }
-    }
-    async fn end(&mut self) -> Code {
-        match self.next().await {
-            Ok(None) => Code::Ok,
-            Ok(Some(other)) => panic!("no end but {other:?}"),
-            Err(status) => status.code(),
-        }
-    }
-    async fn say(&self, kind: up::Kind) {
-        self.say.send(Up { kind: Some(kind) }).await.unwrap();
-    }
-}
-
-fn hello(held: Option<Version>) -> Up {
-    let features = signet_policy::FEATURES.iter().map(ToString::to_string).collect();
-    let hello = Hello { program_version: "test".into(), features, held, wanted: Vec::new() };
-    Up { kind: Some(up::Kind::Hello(hello)) }
-}
-
-fn want(address: [u8; 4]) -> up::Kind {
-    up::Kind::Want(Want { addresses: vec![address.to_vec()], forget: Vec::new() })
-}
+use tonic::Code;
 
 #[tokio::test]
 async fn a_sidecar_gets_its_own_configuration_and_the_destinations_that_it_asks_for() {
@@ -179,6 +47,28 @@ async fn a_reconnect_that_holds_the_version_hears_nothing_until_something_change
     // What comes first is the change, not the configuration that is held.
     assert_eq!(world.apply(&format!("{MESH}{RULE}")), Outcome::Applied);
     assert_eq!(again.config().await.rules.len(), 1);
+}
+
+#[tokio::test]
+async fn a_sidecar_that_comes_a_moment_before_its_document_is_let_in() {
+    let mut world =
+        world(Limits { document: SOON, ..Limits::default() }, Some(MESH.split("---").next().unwrap())).await;
+    let credentials = world.authority.credentials("shop", "b", Some("uid-b"));
+    let channel = channel(&credentials, world.operator_id(), &world.address.to_string()).unwrap();
+    let (say, said) = mpsc::channel(1);
+    say.send(hello(None)).await.unwrap();
+    let attach = tokio::spawn(async move { ControlClient::new(channel).attach(ReceiverStream::new(said)).await });
+    let waits = "signet_operator_streams_opened_total{kind=\"waiting\"} 1";
+    timeout(SOON, async {
+        while !world.metrics.text(&world.published, &world.operator).contains(waits) {
+            tokio::task::yield_now().await;
+        }
+    })
+    .await
+    .expect("the peer never came");
+    assert_eq!(world.apply(MESH), Outcome::Applied);
+    let hear = attach.await.unwrap().unwrap().into_inner();
+    assert_eq!(Attached { say, hear }.config().await.workload_name, "b");
 }
 
 #[tokio::test]
