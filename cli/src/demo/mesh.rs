@@ -250,7 +250,7 @@ impl Mesh {
             self.options.ca
         );
         let operator = format!(
-            "mesh_ranges = [\"10.77.0.0/16\", \"fd77::/64\"]\n{}\n{}",
+            "mesh_ranges = [\"10.77.0.0/16\", \"fd77::/64\"]\n[posture]\ninbound = \"deny\"\n{}\n{}",
             self.options.operator,
             ca_table(
                 hub.into(),

@@ -96,7 +96,7 @@ impl Tls {
         let handshake = tokio::time::timeout(limit, client(tcp, shared.tls.client(framing), tls::unnamed()));
         let established =
             handshake.await.map_err(|_| Refusal::HandshakeTimeout(limit))?.map_err(|e| Self::failed(e, true))?;
-        Self::finish(established, own)
+        Self::finish(established, own, None)
     }
 
     /// Answers a peer's sidecar.
@@ -105,7 +105,8 @@ impl Tls {
         let handshake = tokio::time::timeout(limit, server(tcp, shared.tls.server()));
         let established =
             handshake.await.map_err(|_| Refusal::HandshakeTimeout(limit))?.map_err(|e| Self::failed(e, false))?;
-        Self::finish(established, own)
+        // TLS without ALPN carries HTTP/1.1: curl offers no protocol to a proxy.
+        Self::finish(established, own, Some(Framing::Alone))
     }
 
     fn failed(error: io::Error, by_client: bool) -> Refusal {
@@ -116,10 +117,18 @@ impl Tls {
         }
     }
 
-    fn finish(established: Established, own: Arc<Svid>) -> Result<(Self, Proven), Refusal> {
+    fn finish(
+        established: Established,
+        own: Arc<Svid>,
+        without_alpn: Option<Framing>,
+    ) -> Result<(Self, Proven), Refusal> {
         let Established { records, chain, alpn, group, binding } = established;
         let peer = tls::peer(Some(&chain)).map_err(Refusal::PeerCertificate)?;
-        let framing = Framing::ALL.into_iter().find(|f| alpn.as_deref() == Some(f.alpn())).ok_or(Refusal::NoFraming)?;
+        let framing = match alpn {
+            None => without_alpn,
+            Some(name) => Framing::ALL.into_iter().find(|framing| name == framing.alpn()),
+        };
+        let framing = framing.ok_or(Refusal::NoFraming)?;
         let group = group.map_or("none", group_name);
         Ok((Self { records }, Proven { peer, chain, own, framing, group, exporter: binding }))
     }
