@@ -180,7 +180,7 @@ impl Control {
             Ok(Some(stored)) => self.restore(stored, &mut held),
             Ok(None) => {}
             Err(error) => {
-                tracing::warn!(%error, "the stored configuration could not be read; waiting for the operator")
+                tracing::warn!(%error, "the stored configuration could not be read; waiting for the operator");
             }
         }
         let mut pause = FIRST_PAUSE;
@@ -188,7 +188,7 @@ impl Control {
             match self.attach(&uid, &mut held, &mut questions, &mut pause).await {
                 Ok(()) => tracing::debug!("the operator ended the control stream; attaching again"),
                 Err(error) => {
-                    tracing::warn!(operator = %self.address, error = %error, "control stream lost; the last configuration stays in force")
+                    tracing::warn!(operator = %self.address, error = %error, "control stream lost; the last configuration stays in force");
                 }
             }
             self.save_if_changed(&uid, &mut held);

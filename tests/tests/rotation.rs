@@ -1,9 +1,6 @@
 //! Certificates that live for seconds, under traffic: nobody notices but the logs. And what must be noticed at once.
 #![allow(clippy::unwrap_used, reason = "a test ends where something is not as it must be")]
-use signet::demo::{
-    mesh::{Mesh, Workload},
-    process::wait_for,
-};
+use signet::demo::{mesh::Mesh, process::wait_for};
 use signet_tests::{
     SOON,
     apps::{End, Server, call, echoed, end_of, is_reset, reaches},
@@ -25,12 +22,6 @@ const LEAF: Duration = Duration::from_secs(2);
 
 fn quick_mesh() -> Mesh {
     mesh_with(|options| options.leaf_lifetime = Some(LEAF))
-}
-
-fn serial(workload: &Workload) -> Option<String> {
-    let text = workload.admin("/certificates").ok()?;
-    let value: serde_json::Value = serde_json::from_str(&text).ok()?;
-    Some(value.get("serial")?.as_str()?.to_owned())
 }
 
 #[test]
@@ -59,8 +50,8 @@ fn a_hundred_renewals_under_traffic_fail_no_request_and_one_connection_outlives_
     let mut seen = BTreeSet::new();
     let limit = LEAF * 100;
     let hundred = wait_for("100 renewals", limit, || {
-        seen.extend(serial(&checkout));
-        seen.extend(serial(&orders));
+        seen.extend(checkout.serial().ok());
+        seen.extend(orders.serial().ok());
         (seen.len() > 100 || callers.iter().any(std::thread::JoinHandle::is_finished)).then_some(())
     });
     stop.store(true, Ordering::Relaxed);

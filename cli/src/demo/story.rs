@@ -343,23 +343,7 @@ fn access_line(workload: &Workload, reason: &str) -> Option<String> {
 
 /// The serial numbers of the certificates in use: checkout's, then orders'.
 fn serials(cast: &Cast) -> anyhow::Result<[String; 2]> {
-    let serial = |workload: &Workload| -> anyhow::Result<String> {
-        let text = workload.admin("/certificates")?;
-        let value: serde_json::Value = serde_json::from_str(&text).context("reading /certificates")?;
-        find_serial(&value).context("no serial in /certificates")
-    };
-    Ok([serial(&cast.checkout)?, serial(&cast.orders)?])
-}
-
-fn find_serial(value: &serde_json::Value) -> Option<String> {
-    match value {
-        serde_json::Value::Object(map) => match map.get("serial") {
-            Some(serde_json::Value::String(serial)) => Some(serial.clone()),
-            _ => map.values().find_map(find_serial),
-        },
-        serde_json::Value::Array(items) => items.iter().find_map(find_serial),
-        _ => None,
-    }
+    Ok([cast.checkout.serial()?, cast.orders.serial()?])
 }
 
 fn short(serial: &str) -> &str {

@@ -100,7 +100,7 @@ impl Tls {
         let handshake = tokio::time::timeout(limit, client(tcp, shared.tls.client(framing), tls::unnamed()));
         let established =
             handshake.await.map_err(|_| Refusal::HandshakeTimeout(limit))?.map_err(|e| Self::failed(e, true))?;
-        Self::finish(established, own, trust)
+        Self::finish(established, own, trust, None)
     }
 
     /// Answers a peer's sidecar.
@@ -110,7 +110,8 @@ impl Tls {
         let handshake = tokio::time::timeout(limit, server(tcp, shared.tls.server()));
         let established =
             handshake.await.map_err(|_| Refusal::HandshakeTimeout(limit))?.map_err(|e| Self::failed(e, false))?;
-        Self::finish(established, shared.usable_svid()?, trust)
+        // TLS without ALPN carries HTTP/1.1: curl offers no protocol to a proxy.
+        Self::finish(established, shared.usable_svid()?, trust, Some(Framing::Alone))
     }
 
     fn failed(error: io::Error, by_client: bool) -> Refusal {
@@ -121,10 +122,19 @@ impl Tls {
         }
     }
 
-    fn finish(established: Established, own: Arc<Svid>, trust: u64) -> Result<(Self, Proven), Refusal> {
+    fn finish(
+        established: Established,
+        own: Arc<Svid>,
+        trust: u64,
+        without_alpn: Option<Framing>,
+    ) -> Result<(Self, Proven), Refusal> {
         let Established { records, chain, alpn, group, binding } = established;
         let peer = tls::peer(Some(&chain)).map_err(Refusal::PeerCertificate)?;
-        let framing = Framing::ALL.into_iter().find(|f| alpn.as_deref() == Some(f.alpn())).ok_or(Refusal::NoFraming)?;
+        let framing = match alpn {
+            None => without_alpn,
+            Some(name) => Framing::ALL.into_iter().find(|framing| name == framing.alpn()),
+        };
+        let framing = framing.ok_or(Refusal::NoFraming)?;
         let group = group.map_or("none", group_name);
         Ok((Self { records }, Proven { peer, chain, trust, own, framing, group, exporter: binding }))
     }
