@@ -29,9 +29,9 @@ const FOLLOWED: usize = 2048;
 /// How many make room at once, so that each of many new ones does not cost a sort.
 const ROOM: usize = FOLLOWED / 8;
 /// Nobody there: asked again soon enough when somebody calls again.
-const FORGET_UNKNOWN: Duration = Duration::from_secs(60);
+const FORGET_UNKNOWN: Duration = Duration::from_mins(1);
 /// A destination that is called once a day is still known when the operator is away.
-const FORGET: Duration = Duration::from_secs(36 * 3600);
+const FORGET: Duration = Duration::from_hours(36);
 /// Destinations that came are stored this often; a configuration at once.
 const SAVE: Duration = Duration::from_secs(1);
 /// Largest message taken from the operator. A configuration of 100,000 rules is about 12 MB.

@@ -166,7 +166,7 @@ async fn prove(shared: Arc<Shared>, tunnels: Vec<Arc<Tunnel>>) {
     match proof::prove(&shared, &target, &tunnels).await {
         Ok(moved) => tracing::debug!(peer = %peer.id, moved, of = tunnels.len(), "open tunnels proved again"),
         Err(refusal) => {
-            tracing::warn!(peer = %peer.id, reason = refusal.code(), %refusal, "open tunnels could not be proved again yet")
+            tracing::warn!(peer = %peer.id, reason = refusal.code(), %refusal, "open tunnels could not be proved again yet");
         }
     }
 }

@@ -76,14 +76,18 @@ pub async fn prove(shared: &Shared, target: &Target<'_>, tunnels: &[Arc<Tunnel>]
     let validity = proven.validity();
     let evidence = Arc::new(Evidence::new(proven.peer, proven.chain, proven.trust));
     let moved: Vec<_> = mine.iter().zip(answers).filter(|(_, answer)| *answer == 1).collect();
-    moved.iter().for_each(|(tunnel, _)| tunnel.proved(validity, evidence.clone()));
+    for (tunnel, _) in &moved {
+        tunnel.proved(validity, evidence.clone());
+    }
     Ok(moved.len())
 }
 
 async fn exchange(tls: &mut Tls, tunnels: &[&Arc<Tunnel>]) -> std::io::Result<Vec<u8>> {
     let mut message = Vec::with_capacity(2 + 32 * tunnels.len());
     message.extend((tunnels.len() as u16).to_be_bytes());
-    tunnels.iter().for_each(|tunnel| message.extend(tunnel.exporter));
+    for tunnel in tunnels {
+        message.extend(tunnel.exporter);
+    }
     tls.write_all(&message).await?;
     tls.flush().await?;
     let mut answers = vec![0; tunnels.len()];

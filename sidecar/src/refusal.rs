@@ -126,8 +126,7 @@ impl Refusal {
             Self::NotConnect => 405,
             Self::HeadTooLarge(_) => 431,
             Self::HeadTimeout(_) => 408,
-            Self::Application(..) => 503,
-            Self::SourceAddress(_) | Self::Limit(_) | Self::Draining => 503,
+            Self::Application(..) | Self::SourceAddress(_) | Self::Limit(_) | Self::Draining => 503,
             Self::Shared(refusal) => refusal.status(),
             _ => 400,
         }

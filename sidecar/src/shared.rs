@@ -134,6 +134,7 @@ impl Shared {
     }
 
     /// Unix seconds.
+    #[allow(clippy::unused_self, reason = "the clock belongs to what is shared")]
     pub fn now(&self) -> u64 {
         SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_secs())
     }

@@ -264,9 +264,10 @@ impl Destination {
         Ok(match from.kind() {
             wire::Kind::Unspecified | wire::Kind::Unknown => Self::Unknown,
             wire::Kind::Unmeshed => Self::Unmeshed,
-            wire::Kind::Meshed => match &from.any_port {
-                Some(own) => Self::Workload(Endpoint::read(own)?),
-                None => {
+            wire::Kind::Meshed => {
+                if let Some(own) = &from.any_port {
+                    Self::Workload(Endpoint::read(own)?)
+                } else {
                     let mut ports = HashMap::with_capacity(from.ports.len());
                     for each in &from.ports {
                         let endpoints = each.endpoints.iter().map(Endpoint::read).collect::<Result<_, _>>()?;
@@ -274,7 +275,7 @@ impl Destination {
                     }
                     Self::Service(ports)
                 }
-            },
+            }
         })
     }
 }

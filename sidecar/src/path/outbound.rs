@@ -50,7 +50,7 @@ impl Target<'_> {
 
 /// What was opened towards the destination.
 pub(super) enum Opened {
-    Alone(Tls, Arc<Tunnel>),
+    Alone(Box<Tls>, Arc<Tunnel>),
     Pooled(Stream, Slot, Arc<Tunnel>),
     Plain(TcpStream),
     Own(TcpStream),
@@ -77,7 +77,7 @@ pub async fn serve(path: Rc<Path>, mut app: TcpStream, from: SocketAddr) {
         (Opened::Alone(mut tls, tunnel), _use) => {
             let held = shared.live.hold(tunnel);
             let live = shared.live.open(Direction::Outbound, source, to, Some(held.item.clone()), false);
-            record.carry(&live, copy::carry(&mut app, &mut tls, &live)).await
+            record.carry(&live, copy::carry(&mut app, &mut *tls, &live)).await
         }
         (Opened::Pooled(mut stream, _slot, tunnel), _use) => {
             let live = shared.live.open(Direction::Outbound, source, to, Some(tunnel), false);
@@ -232,7 +232,7 @@ pub(super) async fn open_tunnel(path: &Rc<Path>, target: &Target<'_>, record: &m
     tokio::time::timeout(limit, ask_to_connect(&mut tls, target.application, shared.settings.head_bytes))
         .await
         .map_err(|_| Refusal::ConnectTimeout(target.application, limit))??;
-    Ok(Opened::Alone(tls, Arc::new(proven.into_tunnel(target.tunnel_address(), true))))
+    Ok(Opened::Alone(Box::new(tls), Arc::new(proven.into_tunnel(target.tunnel_address(), true))))
 }
 
 /// Opens TLS to a peer's sidecar and requires the identity and UID that the operator named.

@@ -265,12 +265,11 @@ impl Pool {
     /// callers of a peer that is gone would wait for a hundred timeouts one after the other.
     async fn wait_or_dial(path: &Rc<Path>, target: &Target<'_>, visit: &Visit<'_>) -> Result<Picked, Refusal> {
         let peer = &visit.peer;
-        let (_turn, waited_for) = match peer.dialling.try_lock() {
-            Ok(turn) => (turn, None),
-            Err(_) => {
-                let under_way = peer.dials.get();
-                (peer.dialling.lock().await, Some(under_way))
-            }
+        let (_turn, waited_for) = if let Ok(turn) = peer.dialling.try_lock() {
+            (turn, None)
+        } else {
+            let under_way = peer.dials.get();
+            (peer.dialling.lock().await, Some(under_way))
         };
         if let Some(picked) = peer.pick(&path.shared) {
             return Ok(picked);

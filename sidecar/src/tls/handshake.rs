@@ -126,16 +126,14 @@ async fn establish<C: Unbuffered>(mut tcp: TcpStream, mut connection: C) -> io::
         let UnbufferedStatus { discard, state } = connection.step(incoming.bytes());
         let next = match state {
             // The first error may leave an alert, which the next step encodes; the one after that repeats the error.
-            Err(error) => match failed.take() {
-                Some(first) => {
+            Err(error) => {
+                if let Some(first) = failed.take() {
                     part(&mut tcp, &outgoing).await;
                     return Err(io::Error::new(io::ErrorKind::InvalidData, first));
                 }
-                None => {
-                    failed = Some(error);
-                    Next::Again
-                }
-            },
+                failed = Some(error);
+                Next::Again
+            }
             Ok(ConnectionState::EncodeTlsData(mut data)) => {
                 encode(&mut data, &mut outgoing)?;
                 Next::Again
