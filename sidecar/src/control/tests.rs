@@ -76,7 +76,7 @@ async fn what_nobody_calls_is_forgotten_and_where_nobody_is_soon() {
     tokio::time::advance(FORGET_UNKNOWN).await;
     assert_eq!(held.stale(&view), [ip(2)]);
     held.forget(&[ip(2)], &view);
-    tokio::time::advance(FORGET - FORGET_UNKNOWN).await;
+    tokio::time::advance(FORGET.saturating_sub(FORGET_UNKNOWN)).await;
     view.destination(ip(3)).unwrap();
     assert_eq!(held.stale(&view), [ip(1)]);
     // News keep nothing alive, and news of what is forgotten are not taken.

@@ -109,7 +109,7 @@ pub struct Records {
     owes_key_update: bool,
     /// Records after which we change our key: `UPDATE_AFTER`, or less in a test.
     update_after: u64,
-    empty_records: u8,
+    empties: u8,
     /// What ended reading. It is final: the record behind one that was refused would still open.
     failed: Option<RecordFailure>,
 }
@@ -141,7 +141,7 @@ impl Records {
             write_closed: false,
             owes_key_update: false,
             update_after: cipher::UPDATE_AFTER,
-            empty_records: 0,
+            empties: 0,
             failed: None,
         }
     }
@@ -224,8 +224,8 @@ impl Records {
     }
 
     fn count_empty(&mut self, length: usize) -> Result<(), RecordFailure> {
-        self.empty_records = if length == 0 { self.empty_records + 1 } else { 0 };
-        if self.empty_records > EMPTY_RECORDS {
+        self.empties = if length == 0 { self.empties + 1 } else { 0 };
+        if self.empties > EMPTY_RECORDS {
             Err(RecordFailure::new(UNEXPECTED_MESSAGE, "too many empty records"))
         } else {
             Ok(())

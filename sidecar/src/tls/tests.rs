@@ -76,7 +76,7 @@ where
         bw.write_all(&back).await.unwrap();
         bw.shutdown().await.unwrap();
     };
-    let (_, _, there_read, back_read) =
+    let ((), (), there_read, back_read) =
         tokio::join!(send_there, send_back, br.read_to_end(&mut got_there), ar.read_to_end(&mut got_back));
     there_read.unwrap();
     back_read.unwrap();
@@ -203,7 +203,8 @@ async fn a_failed_handshake_tells_why_and_does_not_hang() {
     let both = async { tokio::join!(client(a, other.client, name()), server(b, mine.server)) };
     let (ours, theirs) = tokio::time::timeout(std::time::Duration::from_secs(5), both).await.expect("no end");
     let error = ours.err().unwrap();
-    assert!(error.get_ref().is_some_and(|e| e.is::<rustls::Error>()), "{error}");
+    let of_rustls = error.get_ref().and_then(|inner| inner.downcast_ref::<rustls::Error>());
+    assert!(of_rustls.is_some(), "{error}");
     let told = theirs.err().unwrap();
     assert!(told.to_string().to_lowercase().contains("alert"), "{told}");
 }

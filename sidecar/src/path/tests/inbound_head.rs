@@ -75,7 +75,7 @@ fn a_head_that_trickles_ends_in_time_and_one_that_is_too_long_at_once() {
         let mut rest = b"CONNECT 192.0.2.1:80 HTTP/1.1\r\nX: ".iter().copied().chain(std::iter::repeat(b'x'));
         let trickle = async {
             // Until the other end has had enough.
-            while let Some(byte) = rest.next() {
+            for byte in rest.by_ref() {
                 if slow.write_all(&[byte]).await.is_err() || slow.flush().await.is_err() {
                     return;
                 }
