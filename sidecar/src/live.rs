@@ -204,9 +204,13 @@ impl Validity {
         self.start + self.end.saturating_sub(self.start) * 3 / 4
     }
 
-    /// A pooled tunnel takes no new streams from here on.
-    pub fn no_new_streams_at(self) -> u64 {
-        self.start + self.end.saturating_sub(self.start) * 2 / 3
+    /// When a pooled tunnel that is opened at `opened` takes no new streams any more: at two thirds. One that is opened later
+    /// than that, because an end has not renewed yet or cannot, serves two thirds of what is left: refusing it would refuse
+    /// every new connection although both certificates are good.
+    pub fn no_new_streams_at(self, opened: u64) -> u64 {
+        let two_thirds = |from: u64| from + self.end.saturating_sub(from) * 2 / 3;
+        let planned = two_thirds(self.start);
+        if opened < planned { planned } else { two_thirds(opened).max(opened + 1) }
     }
 }
 
