@@ -88,8 +88,13 @@ impl Watch {
 
     fn watcher(&self, changed: &Arc<Notify>) -> Option<notify::RecommendedWatcher> {
         let wake = changed.clone();
-        // Errors wake too: the look will find what the notification could not say.
-        let made = notify::recommended_watcher(move |_event: notify::Result<notify::Event>| wake.notify_one());
+        // Errors wake too: the look will find what the notification could not say. Reading does not: our own looks would wake us
+        // for ever.
+        let made = notify::recommended_watcher(move |event: notify::Result<notify::Event>| {
+            if !event.is_ok_and(|event| event.kind.is_access()) {
+                wake.notify_one();
+            }
+        });
         let watched = made.and_then(|mut watcher| {
             watcher.watch(&self.directory, RecursiveMode::NonRecursive)?;
             Ok(watcher)

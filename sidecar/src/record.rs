@@ -147,7 +147,7 @@ impl Record {
 
     fn write(&mut self) {
         self.written = true;
-        self.facts.duration = Instant::now() - self.started;
+        self.facts.duration = Instant::now().duration_since(self.started);
         self.shared.observe.ended(&self.facts);
     }
 }

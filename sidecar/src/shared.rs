@@ -134,6 +134,7 @@ impl Shared {
     }
 
     /// Unix seconds.
+    #[allow(clippy::unused_self, reason = "the clock belongs to what is shared")]
     pub fn now(&self) -> u64 {
         SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_secs())
     }
@@ -147,6 +148,10 @@ impl Shared {
     pub fn is_own_port(&self, to: SocketAddr) -> bool {
         self.settings.own_ports.contains(&to.port())
             && (is_local_only(to.ip()) || self.view.state().is_none_or(|state| state.addresses.contains(&to.ip())))
+    }
+
+    pub fn is_own_address(&self, address: IpAddr) -> bool {
+        self.view.state().is_some_and(|state| state.addresses.contains(&address))
     }
 
     pub fn is_own_uid(&self, uid: Option<&WorkloadUid>) -> bool {

@@ -123,3 +123,18 @@ async fn a_directory_that_vanishes_or_empties_changes_nothing_in_force() {
         .await;
     assert_eq!(running.published.snapshot.borrow().as_ref().map(|s| s.members().count()), Some(1));
 }
+
+/// The operator once spent a whole core on answering the notifications of its own looks.
+#[tokio::test]
+async fn looking_at_the_directory_wakes_nobody_and_a_change_does() {
+    let files = tempfile::tempdir().unwrap();
+    fs::write(files.path().join("a.yaml"), good()).unwrap();
+    let changed = Arc::new(tokio::sync::Notify::new());
+    let watch = Watch::new(files.path().to_path_buf());
+    let _watcher = watch.watcher(&changed).expect("notifications");
+    crate::documents::read_directory(files.path());
+    crate::documents::look(files.path());
+    assert!(timeout(Duration::from_millis(300), changed.notified()).await.is_err(), "a look woke the watch");
+    fs::write(files.path().join("b.yaml"), good()).unwrap();
+    assert!(timeout(SOON, changed.notified()).await.is_ok(), "a change did not wake the watch");
+}

@@ -1,0 +1,90 @@
+//! What a peer asks for, and when: heads, targets, and the time before a configuration.
+use super::*;
+
+#[test]
+fn a_peer_that_speaks_plain_http_connect_over_foreign_records_is_carried() {
+    local(async {
+        let mesh = Mesh::start().await;
+        let mut tls = mesh.foreign(Framing::Alone).await;
+        // The first words of the application come with the head.
+        tls.write_all(format!("CONNECT {} HTTP/1.1\r\nHost: x\r\n\r\nhello", mesh.application).as_bytes())
+            .await
+            .unwrap();
+        let mut answer = vec![0; head::OPEN.len() + 5];
+        timeout(SOON, tls.read_exact(&mut answer)).await.unwrap().unwrap();
+        assert_eq!(answer, [head::OPEN, b"hello"].concat());
+        // Half-close comes back as half-close.
+        tls.shutdown().await.unwrap();
+        assert_eq!(timeout(SOON, tls.read(&mut [0; 8])).await.unwrap().unwrap(), 0);
+    });
+}
+
+#[test]
+fn f34_before_the_first_configuration_nobody_is_admitted() {
+    local(async {
+        let mesh = Mesh::start().await;
+        let bare = Sidecar::start(&mesh.orders.shared.credentials, settings()).await;
+        let named = bare.named();
+        let refused = mesh.call(&named).await.err().unwrap();
+        assert_eq!(refused.to_string(), "the peer answered 403: no_configuration");
+        assert_eq!(mesh.calls.get(), 0);
+    });
+}
+
+#[test]
+fn f21_an_upgrade_and_everything_else_that_is_not_connect_is_refused() {
+    local(async {
+        let mesh = Mesh::start().await;
+        let upgrade = "GET / HTTP/1.1\r\nHost: x\r\nConnection: Upgrade, HTTP2-Settings\r\nUpgrade: h2c\r\nHTTP2-Settings: AAMAAABkAAQAAP__\r\n\r\n";
+        assert!(mesh.say(upgrade.as_bytes()).await.starts_with("HTTP/1.1 405 "));
+        assert!(mesh.say(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n").await.starts_with("HTTP/1.1 400 "));
+        assert!(mesh.say(b"POST / HTTP/1.1\r\nContent-Length: 1000000000\r\n\r\n").await.starts_with("HTTP/1.1 405 "));
+        assert_eq!(mesh.calls.get(), 0);
+    });
+}
+
+#[test]
+fn targets_that_are_not_this_workloads_are_refused() {
+    local(async {
+        let mesh = Mesh::start().await;
+        let own = own_ip();
+        let targets = [
+            ("127.0.0.1:80".to_owned(), "403", "foreign_target"),
+            ("169.254.169.254:80".to_owned(), "403", "foreign_target"),
+            ("[::1]:80".to_owned(), "403", "foreign_target"),
+            ("203.0.113.9:80".to_owned(), "403", "foreign_target"),
+            (format!("{own}:15001"), "403", "own_port"),
+            (format!("{own}:0"), "400", "bad_target"),
+            (format!("user@{own}:80"), "400", "bad_target"),
+            ("localhost:80".to_owned(), "400", "bad_target"),
+        ];
+        for (target, status, code) in targets {
+            let answer = mesh.say(format!("CONNECT {target} HTTP/1.1\r\n\r\n").as_bytes()).await;
+            assert!(answer.starts_with(&format!("HTTP/1.1 {status} ")) && answer.contains(code), "{target}: {answer}");
+        }
+        assert_eq!(mesh.calls.get(), 0);
+    });
+}
+
+#[test]
+fn a_head_that_trickles_ends_in_time_and_one_that_is_too_long_at_once() {
+    local(async {
+        let mesh = Mesh::start().await;
+        let mut slow = mesh.foreign(Framing::Alone).await;
+        let started = tokio::time::Instant::now();
+        let mut rest = b"CONNECT 192.0.2.1:80 HTTP/1.1\r\nX: ".iter().copied().chain(std::iter::repeat(b'x'));
+        let trickle = async {
+            // Until the other end has had enough.
+            for byte in rest.by_ref() {
+                if slow.write_all(&[byte]).await.is_err() || slow.flush().await.is_err() {
+                    return;
+                }
+                tokio::time::sleep(Duration::from_millis(20)).await;
+            }
+        };
+        timeout(SOON, trickle).await.expect("it may trickle for ever");
+        assert!(started.elapsed() >= settings().head_time);
+        let long = format!("CONNECT {} HTTP/1.1\r\nX: {}", mesh.application, "x".repeat(20_000));
+        assert!(mesh.say(long.as_bytes()).await.starts_with("HTTP/1.1 431 "));
+    });
+}
