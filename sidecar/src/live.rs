@@ -236,6 +236,16 @@ impl Validity {
         Self { start: a.0.max(b.0), end: a.1.min(b.1), no_new_streams_at: two_thirds(a).min(two_thirds(b)) }
     }
 
+    /// When a pooled tunnel that is opened at `opened` takes no new streams any more. One that is opened after two thirds of a
+    /// leaf's life, because an end has not renewed yet or cannot, serves two thirds of what is left: refusing it would dial
+    /// anew for every connection although both certificates are good.
+    pub fn no_new_streams_from(self, opened: u64) -> u64 {
+        if opened < self.no_new_streams_at {
+            return self.no_new_streams_at;
+        }
+        opened + (self.end.saturating_sub(opened) * 2 / 3).max(1)
+    }
+
     /// Both ends renew by two thirds of their leaves' lives; at three quarters both should hold new ones.
     pub fn prove_at(self) -> u64 {
         self.start + self.end.saturating_sub(self.start) * 3 / 4

@@ -17,8 +17,8 @@ use std::{
     time::{Duration, Instant},
 };
 
-/// The shortest life that a CA gives.
-const LEAF: Duration = Duration::from_secs(2);
+/// Twice the shortest that a CA gives: certificates count whole seconds.
+const LEAF: Duration = Duration::from_secs(4);
 
 fn quick_mesh() -> Mesh {
     mesh_with(|options| options.leaf_lifetime = Some(LEAF))
@@ -48,7 +48,7 @@ fn a_hundred_renewals_under_traffic_fail_no_request_and_one_connection_outlives_
         })
         .collect();
     let mut seen = BTreeSet::new();
-    let limit = LEAF * 100;
+    let limit = LEAF * 75;
     let hundred = wait_for("100 renewals", limit, || {
         seen.extend(checkout.serial().ok());
         seen.extend(orders.serial().ok());
@@ -110,7 +110,7 @@ fn a_ca_that_was_away_for_longer_than_a_leaf_lives_is_taken_back_by_everyone_by_
     let _server = Server::echo(&orders.machine, 8080);
     wait_for("the rule is in force", SOON, || reaches(&checkout.machine, orders.machine.v4, 8080).ok()).unwrap();
     mesh.ca.take().unwrap().kill();
-    let failed = wait_for("new connections fail when the leaf has ended", LEAF * 10, || {
+    let failed = wait_for("new connections fail when the leaf has ended", LEAF * 5, || {
         reaches(&checkout.machine, orders.machine.v4, 8080).is_err().then_some(())
     });
     failed.unwrap();
@@ -133,8 +133,8 @@ fn a_connection_that_waits_in_silence_is_not_ended_by_the_clock() {
     wait_for("the rule is in force", SOON, || reaches(&checkout.machine, orders.machine.v4, 8080).ok()).unwrap();
     let mut quiet = call(&checkout.machine, orders.machine.v4, 8080).unwrap();
     echoed(&mut quiet, b"and now silence").unwrap();
-    // Ten lives of a leaf without a byte.
-    quiet.set_read_timeout(Some(LEAF * 10)).unwrap();
+    // Five lives of a leaf without a byte.
+    quiet.set_read_timeout(Some(LEAF * 5)).unwrap();
     let error = quiet.read(&mut [0; 1]).expect_err("nobody says anything");
     assert!(matches!(error.kind(), std::io::ErrorKind::WouldBlock | std::io::ErrorKind::TimedOut), "{error}");
     quiet.set_read_timeout(Some(SOON)).unwrap();

@@ -325,27 +325,29 @@ impl Pool {
     async fn dial(path: &Rc<Path>, target: &Target<'_>, key: &Key, peer: &Rc<Peer>) -> Result<Picked, Refusal> {
         let (tls, proven) = outbound::dial_tunnel(&path.shared, target, Framing::Pooled).await?;
         socket::must_read(tls.tcp()).map_err(Refusal::TunnelBroke)?;
-        let (group, no_new_streams_at) = (proven.group, proven.validity().no_new_streams_at);
+        let (group, no_new_streams_at) = (proven.group, proven.validity().no_new_streams_from(path.shared.now()));
         let tunnel = Arc::new(proven.into_tunnel(key.address, true));
         let tunnel = Rc::new(path.shared.live.hold(tunnel));
         let (requests, connection) =
             client_builder(&path.shared.settings).handshake(tls).await.map_err(|e| Refusal::TunnelBroke(broken(e)))?;
         let now = Instant::now();
+        // Whoever dialled takes the first place, whatever the tunnel's age by now: it is as fresh as can be had.
         let carried = Rc::new(Carried {
-            count: Cell::new(0),
+            count: Cell::new(1),
             idle_since: Cell::new(now),
             answered: Cell::new(false),
             retired: Cell::new(false),
         });
+        let slot = Slot(carried.clone());
         peer.open.borrow_mut().push(Open {
-            requests,
+            requests: requests.clone(),
             tunnel: tunnel.clone(),
             group,
             no_new_streams_at,
             carried: carried.clone(),
         });
-        tokio::task::spawn_local(drive(path.clone(), connection, tunnel, key.clone(), carried));
-        peer.pick(&path.shared).ok_or_else(|| Refusal::TunnelBroke(io::ErrorKind::ConnectionAborted.into()))
+        tokio::task::spawn_local(drive(path.clone(), connection, tunnel.clone(), key.clone(), carried));
+        Ok(Picked { requests, tunnel, group, slot })
     }
 
     #[cfg(test)]
