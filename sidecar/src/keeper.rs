@@ -97,7 +97,9 @@ fn connection_verdict(live: &Live, state: &crate::view::State) -> Option<CutReas
         // A connection to itself never asks the posture.
         Direction::Outbound if live.tunnel.is_some() || live.own => None,
         Direction::Outbound => {
-            (state.egress.judge(live.destination) == Decision::Deny).then_some(CutReason::EgressGone)
+            let denied = |to| state.egress.judge(to) == Decision::Deny;
+            let gone = denied(live.destination) || live.endpoint.is_some_and(denied);
+            gone.then_some(CutReason::EgressGone)
         }
     }
 }

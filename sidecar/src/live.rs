@@ -272,6 +272,8 @@ pub struct Live {
     pub source: SocketAddr,
     /// Inbound: this workload's own address and port. Outbound: what the application called.
     pub destination: SocketAddr,
+    /// Outbound in plaintext: the endpoint behind what was called, which the posture must allow too.
+    pub endpoint: Option<SocketAddr>,
     /// What carries it; `None`: plain TCP.
     pub tunnel: Option<Arc<Tunnel>>,
     /// The workload calls itself: no rule and no posture is asked.
@@ -334,18 +336,44 @@ impl Registry {
         tunnel: Option<Arc<Tunnel>>,
         own: bool,
     ) -> Registered<Live> {
-        let number = self.next.fetch_add(1, Relaxed);
-        let live = Live {
-            number,
+        self.register(Live {
+            number: 0,
             direction,
             source,
             destination,
+            endpoint: None,
             tunnel,
             own,
             sent: 0.into(),
             received: 0.into(),
             cut: Cut::default(),
-        };
+        })
+    }
+
+    /// Registers a connection that leaves in plaintext to this endpoint until the guard is dropped.
+    pub fn open_plain(
+        self: &Arc<Self>,
+        source: SocketAddr,
+        destination: SocketAddr,
+        endpoint: SocketAddr,
+    ) -> Registered<Live> {
+        self.register(Live {
+            number: 0,
+            direction: Direction::Outbound,
+            source,
+            destination,
+            endpoint: Some(endpoint),
+            tunnel: None,
+            own: false,
+            sent: 0.into(),
+            received: 0.into(),
+            cut: Cut::default(),
+        })
+    }
+
+    fn register(self: &Arc<Self>, mut live: Live) -> Registered<Live> {
+        let number = self.next.fetch_add(1, Relaxed);
+        live.number = number;
         let item = Arc::new(live);
         lock(&self.connections).insert(number, item.clone());
         Registered {

@@ -7,7 +7,6 @@ use crate::report::Reporter;
 use crate::tls::Framing;
 use crate::view::View;
 use signet_identity::{ClientAuth, Credentials, Svid, WorkloadUid};
-use std::collections::HashMap;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -49,20 +48,26 @@ impl Limits {
     pub fn connection(&self) -> Option<OwnedSemaphorePermit> {
         self.connections.clone().try_acquire_owned().ok()
     }
-    pub fn handshake(&self) -> Option<OwnedSemaphorePermit> {
-        self.handshakes.clone().try_acquire_owned().ok()
+    pub async fn handshake(&self) -> Option<OwnedSemaphorePermit> {
+        self.handshakes.clone().acquire_owned().await.ok()
     }
 }
 
 /// rustls configurations, made once; they read the present credentials at each handshake.
 pub struct Configs {
     server: Arc<rustls::ServerConfig>,
-    clients: HashMap<Framing, Arc<rustls::ClientConfig>>,
+    alone: Arc<rustls::ClientConfig>,
+    pooled: Arc<rustls::ClientConfig>,
+    proof: Arc<rustls::ClientConfig>,
 }
 
 impl Configs {
     pub fn client(&self, framing: Framing) -> Arc<rustls::ClientConfig> {
-        self.clients[&framing].clone()
+        match framing {
+            Framing::Alone => self.alone.clone(),
+            Framing::Pooled => self.pooled.clone(),
+            Framing::Proof => self.proof.clone(),
+        }
     }
     pub fn server(&self) -> Arc<rustls::ServerConfig> {
         self.server.clone()
@@ -112,9 +117,10 @@ impl Shared {
         let client = |framing: Framing| {
             let mut config = rustls::ClientConfig::clone(&credentials.client_config(&[framing.alpn()]));
             config.enable_secret_extraction = true;
-            (framing, Arc::new(config))
+            Arc::new(config)
         };
-        let tls = Configs { server: Arc::new(server), clients: Framing::ALL.map(client).into() };
+        let (alone, pooled, proof) = (client(Framing::Alone), client(Framing::Pooled), client(Framing::Proof));
+        let tls = Configs { server: Arc::new(server), alone, pooled, proof };
         Arc::new(Self {
             settings,
             credentials,

@@ -111,3 +111,24 @@ fn proofs_are_tried_again_by_the_time_that_is_left() {
     }
     assert_eq!(pause(2_000, 1_000), SOONEST);
 }
+
+#[test]
+fn f38_a_plain_connection_is_cut_when_the_posture_denies_what_was_called_or_the_endpoint_behind_it() {
+    use signet_proto::control as wire;
+    let (service, endpoint) = ("192.0.2.10:80".parse().unwrap(), "198.51.100.1:8080".parse().unwrap());
+    let registry = Arc::new(crate::live::Registry::default());
+    let live = registry.open_plain("127.0.0.1:1".parse().unwrap(), service, endpoint);
+    let verdict = |denied: &[u8]| {
+        let (view, _) = crate::view::View::new();
+        let prefix = |address: &[u8]| wire::Prefix { address: address.to_vec(), length: 32 };
+        let exception = wire::EgressException { prefix: Some(prefix(denied)), ports: vec![] };
+        let posture =
+            wire::Posture { inbound: "deny".into(), egress: "allow".into(), egress_exceptions: vec![exception] };
+        let version = Some(wire::Version { revision: 1, digest: "1".into() });
+        view.apply(&wire::Config { version, posture: Some(posture), ..wire::Config::default() }).unwrap();
+        connection_verdict(&live, &view.state().unwrap())
+    };
+    assert_eq!(verdict(&[203, 0, 113, 1]), None);
+    assert_eq!(verdict(&[192, 0, 2, 10]), Some(CutReason::EgressGone));
+    assert_eq!(verdict(&[198, 51, 100, 1]), Some(CutReason::EgressGone));
+}

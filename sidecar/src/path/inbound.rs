@@ -1,7 +1,7 @@
 //! What calls the workload: through the tunnel (15008) with a proved identity, or captured in plaintext (15006) with none. The
 //! verdict is taken before the application hears of the connection; it is dialled at the workload's own address, never loopback.
 use super::pooled::{self, Stream};
-use super::{Path, copy, head, original_destination};
+use super::{Path, copy, head, original_destination, socket};
 use crate::live::{Direction, Registered, Tunnel};
 use crate::proof;
 use crate::record::Record;
@@ -48,7 +48,9 @@ pub async fn serve_plaintext(path: Rc<Path>, mut caller: TcpStream, from: Socket
 /// Answers one peer's sidecar: handshake, then what the agreed framing says.
 pub async fn serve_tunnel(path: Rc<Path>, tcp: TcpStream, from: SocketAddr) {
     let shared = path.shared.clone();
-    let Some(permit) = shared.limits.handshake() else {
+    // Many that come at once take turns; only who waits too long is refused.
+    let turn = tokio::time::timeout(shared.settings.connect_time, shared.limits.handshake());
+    let Ok(Some(permit)) = turn.await else {
         shared.observe.limit("handshakes");
         return Record::new(&shared, Direction::Inbound, from).refused(&Refusal::Limit("handshakes in progress"));
     };
@@ -132,6 +134,9 @@ async fn serve_pooled(path: Rc<Path>, tls: Tls, proven: Proven, from: SocketAddr
     let group = proven.group;
     let tunnel = Rc::new(shared.live.hold(Arc::new(proven.into_tunnel(from, false))));
     let limit = shared.settings.head_time;
+    if let Err(error) = socket::must_read(tls.tcp()) {
+        return tracing::debug!(%from, %error, "tunnel was gone before it could be served");
+    }
     let handshake = pooled::server(&shared.settings).handshake::<_, Bytes>(tls);
     let mut connection = match tokio::time::timeout(limit, handshake).await {
         Ok(Ok(connection)) => connection,

@@ -84,7 +84,7 @@ pub async fn serve(path: Rc<Path>, mut app: TcpStream, from: SocketAddr) {
             record.carry(&live, copy::carry(&mut app, &mut stream, &live)).await
         }
         (Opened::Plain(mut tcp), _use) => {
-            let live = shared.live.open(Direction::Outbound, source, to, None, false);
+            let live = shared.live.open_plain(source, to, SocketAddr::from(key));
             record.carry(&live, copy::carry(&mut app, &mut tcp, &live)).await
         }
         (Opened::Own(mut tcp), _use) => {

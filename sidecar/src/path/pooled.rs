@@ -3,6 +3,7 @@
 use super::Path;
 use super::copy::Side;
 use super::outbound::{self, Target};
+use super::socket;
 use crate::live::{Registered, Tunnel};
 use crate::refusal::Refusal;
 use crate::shared::Settings;
@@ -325,6 +326,7 @@ impl Pool {
 
     async fn dial(path: &Rc<Path>, target: &Target<'_>, key: &Key, peer: &Rc<Peer>) -> Result<Picked, Refusal> {
         let (tls, proven) = outbound::dial_tunnel(&path.shared, target, Framing::Pooled).await?;
+        socket::must_read(tls.tcp()).map_err(Refusal::TunnelBroke)?;
         let (group, no_new_streams_at) = (proven.group, proven.validity().no_new_streams_from(path.shared.now()));
         let tunnel = Arc::new(proven.into_tunnel(key.address, true));
         let tunnel = Rc::new(path.shared.live.hold(tunnel));

@@ -314,6 +314,49 @@ async fn what_follows_close_notify_is_ignored_and_not_kept() {
     assert!(!ours.holds_buffer());
 }
 
+proptest::proptest! {
+    #![proptest_config(proptest::prelude::ProptestConfig::with_cases(300))]
+
+    /// F20: whatever a peer seals with the right key is data, an orderly end or an error; never a panic, never for ever.
+    #[test]
+    fn f20_any_sealed_content_ends_in_data_an_end_or_an_error(
+        records in proptest::collection::vec((20_u8..25, proptest::prop_oneof![
+            proptest::collection::vec(proptest::prelude::any::<u8>(), 0..40),
+            proptest::strategy::Just(vec![24, 0, 0, 1, 0]),
+            proptest::strategy::Just(vec![1, 0]),
+            proptest::strategy::Just(vec![4, 0, 0, 0]),
+        ]), 0..12),
+        room in 1_usize..200,
+        we_are_client in proptest::prelude::any::<bool>(),
+    ) {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        runtime.block_on(async {
+            let configs = configs(SUITES[0]);
+            let (a, b) = pair().await;
+            let (one, other) = tokio::join!(client(a, configs.client, name()), server(b, configs.server));
+            let (one, other) = (one.unwrap().records, other.unwrap().records);
+            let (mut ours, mut theirs) = if we_are_client { (one, other) } else { (other, one) };
+            let mut data: Vec<u8> = Vec::new();
+            for (kind, content) in &records {
+                theirs.queue_control(*kind, content).unwrap();
+                if *kind == cipher::DATA {
+                    data.extend(content);
+                }
+            }
+            theirs.shutdown().await.unwrap();
+            drop(theirs);
+            let (mut got, mut piece) = (Vec::new(), vec![0; room]);
+            let read = async {
+                while let Ok(count @ 1..) = ours.read(&mut piece).await {
+                    got.extend(&piece[..count]);
+                }
+            };
+            tokio::time::timeout(std::time::Duration::from_secs(5), read).await.expect("no end");
+            assert!(data.starts_with(&got), "what came out was not what was put in");
+        });
+    }
+}
+
 mod hostile {
     //! Every byte that a peer can send after the handshake, sealed with the right key, must end in data, an orderly end or an error.
     use super::super::cipher::{self, Cipher};

@@ -139,6 +139,11 @@ impl Tls {
         Ok((Self { records }, Proven { peer, chain, trust, own, framing, group, exporter: binding }))
     }
 
+    /// The socket below.
+    pub fn tcp(&self) -> &TcpStream {
+        self.records.tcp()
+    }
+
     /// Gives back bytes that were read too far: the next read returns them first.
     pub fn unread(&mut self, bytes: Vec<u8>) {
         self.records.unread(bytes);

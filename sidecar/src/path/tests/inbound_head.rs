@@ -88,3 +88,32 @@ fn a_head_that_trickles_ends_in_time_and_one_that_is_too_long_at_once() {
         assert!(mesh.say(long.as_bytes()).await.starts_with("HTTP/1.1 431 "));
     });
 }
+
+#[test]
+fn many_handshakes_at_once_take_turns() {
+    local(async {
+        let mesh = Mesh::with(Settings { handshakes: 1, ..settings() }).await;
+        let named = mesh.orders.named();
+        let target = Target { peer: &named, application: mesh.application };
+        let all = (0..30).map(|_| dial_tunnel(&mesh.web.shared, &target, Framing::Alone));
+        for tunnel in futures::future::join_all(all).await {
+            tunnel.map_err(|refusal| refusal.to_string()).unwrap();
+        }
+    });
+}
+
+#[test]
+fn only_a_pooled_tunnel_ends_when_its_other_end_does_not_read() {
+    local(async {
+        let mesh = Mesh::start().await;
+        let timeout_of = |tcp: &TcpStream| socket2::SockRef::from(tcp).tcp_user_timeout().unwrap().unwrap_or_default();
+        let plain = socket::dial(mesh.application, SOON).await.unwrap();
+        assert_eq!(timeout_of(&plain), Duration::ZERO, "an application may stop reading for as long as it likes");
+        let named = mesh.orders.named();
+        let target = Target { peer: &named, application: mesh.application };
+        let (alone, _) = dial_tunnel(&mesh.web.shared, &target, Framing::Alone).await.unwrap();
+        assert_eq!(timeout_of(alone.tcp()), Duration::ZERO);
+        socket::must_read(&plain).unwrap();
+        assert_eq!(timeout_of(&plain), Duration::from_secs(30));
+    });
+}
