@@ -332,7 +332,21 @@ fn ask(stream: &mut TcpStream, method: &str, path: &str) -> String {
 fn limit_descriptors(program: &Process, count: usize) {
     let pid = program.pid().to_string();
     // The soft limit alone: the hard one may not be raised again everywhere.
-    let status = Command::new("prlimit").args(["--pid", &pid, &format!("--nofile={count}:")]).status().unwrap();
+    // As the program's own user, who needs no capability for that.
+    let uid = std::os::unix::fs::MetadataExt::uid(&std::fs::metadata(format!("/proc/{pid}")).unwrap()).to_string();
+    let mut command = Command::new("setpriv");
+    command.args([
+        "--reuid",
+        &uid,
+        "--regid",
+        &uid,
+        "--clear-groups",
+        "prlimit",
+        "--pid",
+        &pid,
+        &format!("--nofile={count}:"),
+    ]);
+    let status = command.status().unwrap();
     assert!(status.success());
 }
 
