@@ -247,6 +247,8 @@ impl Control {
         say(&up, up::Kind::Hello(hello)).await?;
         let mut news = client.attach(ReceiverStream::new(outgoing)).await?.into_inner();
         let _connected = Connected::new(&self.connected);
+        // The operator took us. A stream that ends later, by age or by its certificate, is no failure, even if it had no news.
+        *pause = FIRST_PAUSE;
         let (mut report, mut save) = (tokio::time::interval(REPORT), tokio::time::interval(SAVE));
         loop {
             tokio::select! {

@@ -2,7 +2,7 @@
 //! of the thread and go back when a direction is idle, so that an idle connection holds none.
 use crate::live::Live;
 use crate::refusal::Broken;
-use crate::tls::{give_back, take_buffer};
+use crate::tls::{BUFFER, give_back, take_buffer};
 use std::future::poll_fn;
 use std::io;
 use std::pin::Pin;
@@ -18,6 +18,8 @@ pub trait Side: AsyncRead + AsyncWrite + Unpin {
     const NAME: &'static str;
     /// Most bytes of one read. What goes into records is read in whole records: 64 KiB.
     const READ: usize = 64 * 1024;
+    /// Most bytes of one write that leave in whole records.
+    const WRITE: usize = BUFFER;
     /// Whether `broken` wakes the task; otherwise it only looks.
     const WAKES: bool = false;
     /// Why the other end broke the connection, as far as that is known without reading. Asked while nothing is read from this
@@ -76,7 +78,7 @@ impl Flow {
                 }
                 Stage::Copying => {
                     let mut storage = self.buffer.take().unwrap_or_else(take_buffer);
-                    let mut buffer = ReadBuf::new(&mut storage[..R::READ]);
+                    let mut buffer = ReadBuf::new(&mut storage[..R::READ.min(W::WRITE)]);
                     let polled = Pin::new(&mut *from).poll_read(cx, &mut buffer);
                     let filled = buffer.filled().len();
                     match polled {
