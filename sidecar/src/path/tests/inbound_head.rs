@@ -92,7 +92,7 @@ fn a_head_that_trickles_ends_in_time_and_one_that_is_too_long_at_once() {
 #[test]
 fn many_handshakes_at_once_take_turns() {
     local(async {
-        let mesh = Mesh::with(Settings { handshakes: 1, ..settings() }).await;
+        let mesh = Mesh::with(Settings { handshakes: 8, ..settings() }).await;
         let named = mesh.orders.named();
         let target = Target { peer: &named, application: mesh.application };
         let all = (0..30).map(|_| dial_tunnel(&mesh.web.shared, &target, Framing::Alone));
@@ -156,7 +156,7 @@ fn a_reset_of_the_application_and_an_end_without_goodbye_are_resets_on_the_other
     local(async {
         let mesh = Mesh::start().await;
         let (address, listener) = silent().await;
-        let mut open = async || {
+        let open = async || {
             let mut tls = mesh.foreign(Framing::Alone).await;
             tls.write_all(format!("CONNECT {address} HTTP/1.1\r\n\r\n").as_bytes()).await.unwrap();
             let (app, _) = timeout(SOON, listener.accept()).await.unwrap().unwrap();
