@@ -56,22 +56,25 @@ pub async fn keep(shared: Arc<Shared>, ages: Ages) {
 }
 
 fn judge_tunnels(shared: &Shared, ages: Ages) {
-    let (now, trust) = (shared.now(), shared.credentials.trust());
+    let (now, instant, trust) = (shared.now(), Instant::now(), shared.credentials.trust());
     for tunnel in shared.live.tunnels() {
-        if let Some(reason) = tunnel_verdict(&tunnel, ages, now, &trust) {
+        if let Some(reason) = tunnel_verdict(&tunnel, ages, now, instant, &trust) {
             tracing::info!(peer = %tunnel.peer.leaf.id, remote = %tunnel.remote, %reason, "tunnel cut");
             tunnel.cut.throw(reason);
         }
     }
 }
 
-fn tunnel_verdict(tunnel: &Tunnel, ages: Ages, now: u64, trust: &Trust) -> Option<CutReason> {
+fn tunnel_verdict(tunnel: &Tunnel, ages: Ages, now: u64, instant: Instant, trust: &Trust) -> Option<CutReason> {
     if let Err(rejection) = tunnel.evidence().stands(trust) {
         tracing::info!(peer = %tunnel.peer.leaf.id, %rejection, "an open tunnel's peer is no longer trusted");
         return Some(CutReason::TrustGone);
     }
     if tunnel.must_prove() {
-        return (now > tunnel.deadline() + ages.grace.as_secs()).then_some(CutReason::NotProvedAgain);
+        // The grace is counted by both clocks: when the wall clock jumps, a machine that woke up has time to renew and to prove.
+        let overdue = tunnel.overdue(now, instant)?;
+        let is_late = now > tunnel.deadline() + ages.grace.as_secs() && overdue >= ages.grace;
+        return is_late.then_some(CutReason::NotProvedAgain);
     }
     let too_old = ages.foreign.is_some_and(|greatest| tunnel.opened() + greatest < std::time::Instant::now());
     too_old.then_some(CutReason::TooOld)

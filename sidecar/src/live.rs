@@ -12,7 +12,7 @@ use std::net::SocketAddr;
 use std::sync::atomic::{AtomicU8, AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::Context;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 /// Why something open was cut.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -155,6 +155,8 @@ pub struct Tunnel {
     /// Unix seconds of the moment when it should be proved again.
     prove_at: AtomicU64,
     opened: Instant,
+    /// When the keeper first saw it past its deadline.
+    overdue: Mutex<Option<tokio::time::Instant>>,
     /// Cuts it.
     pub cut: Cut,
 }
@@ -179,6 +181,7 @@ impl Tunnel {
             deadline: AtomicU64::new(validity.end),
             prove_at: AtomicU64::new(validity.prove_at()),
             opened: Instant::now(),
+            overdue: Mutex::default(),
             cut: Cut::default(),
         }
     }
@@ -210,6 +213,13 @@ impl Tunnel {
     /// its certificate: so that what has a UID must prove itself, whatever it says it can.
     pub fn must_prove(&self) -> bool {
         self.peer.leaf.uid.is_some()
+    }
+
+    /// How long it has been seen past its deadline, by a clock that does not jump; for the keeper, which looks once a second.
+    pub fn overdue(&self, now: u64, instant: tokio::time::Instant) -> Option<Duration> {
+        let mut since = lock(&self.overdue);
+        *since = if now > self.deadline() { since.or(Some(instant)) } else { None };
+        since.map(|since| instant - since)
     }
 
     /// When it was opened.

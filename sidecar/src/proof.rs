@@ -12,7 +12,7 @@ use crate::tls::Tls;
 use crate::tls::{Framing, Proven};
 use signet_identity::{Peer, SpiffeId};
 use std::sync::Arc;
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWriteExt};
 
 /// Tunnels that one proof covers at most; more take another.
 pub const MOST: usize = 1024;
@@ -45,7 +45,7 @@ async fn answer_all(shared: &Shared, tls: &mut Tls, proven: Proven) {
     drop(tls.shutdown().await);
 }
 
-async fn read_exporters(tls: &mut Tls) -> std::io::Result<Vec<Exporter>> {
+async fn read_exporters(tls: &mut (impl AsyncRead + Unpin)) -> std::io::Result<Vec<Exporter>> {
     let count = usize::from(tls.read_u16().await?).min(MOST);
     let mut exporters = vec![[0; 32]; count];
     for exporter in &mut exporters {
@@ -93,4 +93,36 @@ async fn exchange(tls: &mut Tls, tunnels: &[&Arc<Tunnel>]) -> std::io::Result<Ve
     let mut answers = vec![0; tunnels.len()];
     tls.read_exact(&mut answers).await?;
     Ok(answers)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    proptest::proptest! {
+        #![proptest_config(proptest::prelude::ProptestConfig::with_cases(2_000))]
+
+        /// F20: as many values as the peer announced, up to the limit, and each as it was sent; or an error.
+        #[test]
+        fn f20_any_bytes_are_read_as_values_or_refused(
+            announced in proptest::prop_oneof![0..4_u16, 1020..1030_u16, proptest::prelude::any::<u16>()],
+            bytes in proptest::collection::vec(proptest::prelude::any::<u8>(), 0..200),
+            whole in proptest::prelude::any::<bool>(),
+        ) {
+            let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+            let mut message = announced.to_be_bytes().to_vec();
+            message.extend(&bytes);
+            let count = usize::from(announced).min(MOST);
+            if whole {
+                message.resize(2 + 32 * usize::from(announced), 7);
+            }
+            match runtime.block_on(read_exporters(&mut &*message)) {
+                Ok(exporters) => {
+                    proptest::prop_assert_eq!(exporters.len(), count);
+                    proptest::prop_assert_eq!(exporters.concat(), &message[2..2 + 32 * count]);
+                }
+                Err(_) => proptest::prop_assert!(message.len() < 2 + 32 * count),
+            }
+        }
+    }
 }

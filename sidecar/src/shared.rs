@@ -1,6 +1,6 @@
 //! What every data path thread shares: settings, credentials, the view of the mesh, what is open, and the limits. Built by `run`.
 use crate::admin::{Readiness, Step};
-use crate::live::Registry;
+use crate::live::{Direction, Registry};
 use crate::path::socket;
 use crate::refusal::Refusal;
 use crate::report::Reporter;
@@ -40,16 +40,45 @@ pub struct Settings {
 /// What may be in progress at once.
 #[derive(Debug)]
 pub struct Limits {
+    /// Both directions together.
     connections: Arc<Semaphore>,
+    /// Three quarters of them: whatever calls this workload, it can still call others.
+    inbound: Arc<Semaphore>,
     handshakes: Arc<Semaphore>,
+    /// Handshakes in progress, and those that wait for their turn: whoever has proved nothing yet holds no more than this.
+    unproven: Arc<Semaphore>,
 }
 
+/// How many wait for each handshake that is in progress.
+const WAITING: usize = 4;
+
+/// Held while a connection or a handshake goes on.
+pub type Permit = (OwnedSemaphorePermit, Option<OwnedSemaphorePermit>);
+
 impl Limits {
-    pub fn connection(&self) -> Option<OwnedSemaphorePermit> {
-        self.connections.clone().try_acquire_owned().ok()
+    fn new(settings: &Settings) -> Self {
+        let semaphore = |permits: usize| Arc::new(Semaphore::new(permits.min(Semaphore::MAX_PERMITS)));
+        Self {
+            connections: semaphore(settings.connections),
+            inbound: semaphore(settings.connections.div_ceil(4) * 3),
+            handshakes: semaphore(settings.handshakes),
+            unproven: semaphore(settings.handshakes.saturating_mul(WAITING + 1)),
+        }
     }
-    pub async fn handshake(&self) -> Option<OwnedSemaphorePermit> {
-        self.handshakes.clone().acquire_owned().await.ok()
+
+    /// One more connection, if there is room.
+    pub fn connection(&self, direction: Direction) -> Option<Permit> {
+        let inbound = match direction {
+            Direction::Inbound => Some(self.inbound.clone().try_acquire_owned().ok()?),
+            Direction::Outbound => None,
+        };
+        Some((self.connections.clone().try_acquire_owned().ok()?, inbound))
+    }
+
+    /// One more inbound handshake, when its turn comes; `None` at once when too many wait.
+    pub async fn handshake(&self) -> Option<Permit> {
+        let waiting = self.unproven.clone().try_acquire_owned().ok()?;
+        Some((self.handshakes.clone().acquire_owned().await.ok()?, Some(waiting)))
     }
 }
 
@@ -105,10 +134,7 @@ impl Shared {
         sources: socket::Sources,
         observe: Reporter,
     ) -> Arc<Self> {
-        let limits = Limits {
-            connections: Arc::new(Semaphore::new(settings.connections)),
-            handshakes: Arc::new(Semaphore::new(settings.handshakes)),
-        };
+        let limits = Limits::new(&settings);
         // The record layer takes the traffic keys out of rustls after each handshake.
         let mut server = rustls::ServerConfig::clone(
             &credentials.server_config(ClientAuth::Required, &Framing::ALL.map(Framing::alpn)),

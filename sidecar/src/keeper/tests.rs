@@ -35,12 +35,12 @@ fn trust(sequence: u64, bundles: &[&Authority]) -> Trust {
 fn f38_a_tunnel_that_was_verified_against_older_trust_is_checked_whenever_it_is_registered() {
     let (old, new) = (Authority::new("example.org"), Authority::new("example.org"));
     let open = tunnel(evidence(&old, Some("a"), 1), 1, span(now(), now() + 3600));
-    assert_eq!(tunnel_verdict(&open, AGES, now(), &trust(1, &[&old])), None);
-    assert_eq!(tunnel_verdict(&open, AGES, now(), &trust(2, &[&old, &new])), None);
-    assert_eq!(tunnel_verdict(&open, AGES, now(), &trust(3, &[&new])), Some(CutReason::TrustGone));
+    assert_eq!(tunnel_verdict(&open, AGES, now(), Instant::now(), &trust(1, &[&old])), None);
+    assert_eq!(tunnel_verdict(&open, AGES, now(), Instant::now(), &trust(2, &[&old, &new])), None);
+    assert_eq!(tunnel_verdict(&open, AGES, now(), Instant::now(), &trust(3, &[&new])), Some(CutReason::TrustGone));
     // Its handshake was under way while the trust changed: no look has seen the change and the tunnel together.
     let late = tunnel(evidence(&old, Some("a"), 1), 2, span(now(), now() + 3600));
-    assert_eq!(tunnel_verdict(&late, AGES, now(), &trust(3, &[&new])), Some(CutReason::TrustGone));
+    assert_eq!(tunnel_verdict(&late, AGES, now(), Instant::now(), &trust(3, &[&new])), Some(CutReason::TrustGone));
 }
 
 #[test]
@@ -49,11 +49,33 @@ fn a_tunnel_is_trusted_by_what_its_peer_presented_last() {
     let open = tunnel(evidence(&old, Some("a"), 1), 1, span(now(), now() + 3600));
     open.proved(span(now(), now() + 7200), Arc::new(evidence(&new, Some("a"), 2)));
     assert_eq!(
-        tunnel_verdict(&open, AGES, now(), &trust(3, &[&new])),
+        tunnel_verdict(&open, AGES, now(), Instant::now(), &trust(3, &[&new])),
         None,
         "the retired root stands for nothing any more"
     );
-    assert_eq!(tunnel_verdict(&open, AGES, now(), &trust(4, &[&old])), Some(CutReason::TrustGone));
+    assert_eq!(tunnel_verdict(&open, AGES, now(), Instant::now(), &trust(4, &[&old])), Some(CutReason::TrustGone));
+}
+
+/// Both clocks at once: unix seconds and the one that does not jump.
+fn look(open: &Tunnel, now: u64, start: u64, trust: &Trust) -> Option<CutReason> {
+    static BEGUN: std::sync::LazyLock<Instant> = std::sync::LazyLock::new(Instant::now);
+    tunnel_verdict(open, AGES, now, *BEGUN + Duration::from_secs(now - start), trust)
+}
+
+#[test]
+fn a_clock_that_jumps_ahead_leaves_time_to_renew_and_prove() {
+    let authority = Authority::new("example.org");
+    let (at, trust) = (now(), trust(1, &[&authority]));
+    let open = tunnel(evidence(&authority, Some("a"), 1), 1, span(at, at + 3600));
+    let begun = Instant::now();
+    let seen = |wall, seconds| tunnel_verdict(&open, AGES, wall, begun + Duration::from_secs(seconds), &trust);
+    assert_eq!(seen(at, 0), None);
+    assert_eq!(seen(at + 90_000, 1), None, "asleep for a day");
+    assert_eq!(seen(at + 90_005, 6), None);
+    assert_eq!(seen(at + 90_010, 11), Some(CutReason::NotProvedAgain));
+    open.proved(span(at + 89_000, at + 93_000), Arc::new(evidence(&authority, Some("a"), 1)));
+    assert_eq!(seen(at + 90_011, 12), None);
+    assert_eq!(seen(at + 93_011, 13), None, "counted anew");
 }
 
 #[test]
@@ -61,11 +83,13 @@ fn a_tunnel_is_cut_when_it_was_not_proved_by_its_deadline_and_grace_and_not_befo
     let authority = Authority::new("example.org");
     let (at, trust) = (now(), trust(1, &[&authority]));
     let open = tunnel(evidence(&authority, Some("a"), 1), 1, span(at, at + 4));
-    assert_eq!(tunnel_verdict(&open, AGES, at + 14, &trust), None);
-    assert_eq!(tunnel_verdict(&open, AGES, at + 15, &trust), Some(CutReason::NotProvedAgain));
+    assert_eq!(look(&open, at + 5, at, &trust), None);
+    assert_eq!(look(&open, at + 14, at, &trust), None);
+    assert_eq!(look(&open, at + 15, at, &trust), Some(CutReason::NotProvedAgain));
     open.proved(span(at + 2, at + 8), Arc::new(evidence(&authority, Some("a"), 1)));
-    assert_eq!(tunnel_verdict(&open, AGES, at + 15, &trust), None);
-    assert_eq!(tunnel_verdict(&open, AGES, at + 19, &trust), Some(CutReason::NotProvedAgain));
+    assert_eq!(look(&open, at + 15, at, &trust), None);
+    assert_eq!(look(&open, at + 18, at, &trust), None);
+    assert_eq!(look(&open, at + 19, at, &trust), Some(CutReason::NotProvedAgain));
     // A proof by certificates that end earlier takes nothing away.
     open.proved(span(at, at + 5), Arc::new(evidence(&authority, Some("a"), 1)));
     assert_eq!((open.deadline(), open.prove_at()), (at + 8, at + 6));
@@ -75,7 +99,7 @@ fn a_tunnel_is_cut_when_it_was_not_proved_by_its_deadline_and_grace_and_not_befo
 fn a_peer_without_a_uid_is_not_cut_by_the_clock_before_its_greatest_age() {
     let authority = Authority::new("example.org");
     let open = tunnel(evidence(&authority, None, 1), 1, span(now(), now() + 4));
-    assert_eq!(tunnel_verdict(&open, AGES, now() + 100_000, &trust(1, &[&authority])), None);
+    assert_eq!(tunnel_verdict(&open, AGES, now() + 100_000, Instant::now(), &trust(1, &[&authority])), None);
 }
 
 #[test]

@@ -200,7 +200,7 @@ async fn serve_stream(
     record.group(group);
     record.framing(Framing::Pooled);
     // Counts as a connection, like one that has a tunnel of its own.
-    let permit = shared.limits.connection();
+    let permit = shared.limits.connection(Direction::Inbound);
     let opened = if permit.is_some() {
         tokio::select! {
             biased;

@@ -136,6 +136,31 @@ async fn bytes_that_arrive_with_the_end_of_the_handshake_are_not_lost() {
 }
 
 #[tokio::test]
+async fn much_that_arrives_with_the_end_of_the_handshake_is_not_lost_even_under_a_new_key() {
+    for new_key in [false, true] {
+        let configs = configs(SUITES[0]);
+        let (a, b) = pair().await;
+        let sent = pattern(300_000, 9);
+        let client = async {
+            let mut tls = TlsConnector::from(configs.client).connect(name(), a).await.unwrap();
+            if new_key {
+                tls.get_mut().1.refresh_traffic_keys().unwrap();
+            }
+            tls.write_all(&sent).await.unwrap();
+            tls.shutdown().await.unwrap();
+            tls
+        };
+        let accept = async {
+            let mut got = Vec::new();
+            server(b, configs.server).await.unwrap().records.read_to_end(&mut got).await.unwrap();
+            got
+        };
+        let (_theirs, got) = tokio::join!(client, accept);
+        assert!(got == sent, "{} of {} bytes", got.len(), sent.len());
+    }
+}
+
+#[tokio::test]
 async fn keys_change_when_the_peer_asks_and_when_we_do() {
     let configs = configs(SUITES[0]);
     let (a, b) = pair().await;

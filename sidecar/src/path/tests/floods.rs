@@ -1,5 +1,6 @@
 //! F29: what HTTP/2 lets a peer do too often ends in bounded memory and time, and stops nobody else.
 use super::*;
+use crate::live::Direction;
 use bytes::Bytes;
 
 const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
@@ -104,7 +105,7 @@ fn a_preface_that_stalls_ends_in_time() {
 #[test]
 fn streams_count_as_connections() {
     local(async {
-        let mesh = Mesh::with(Settings { connections: 3, ..settings() }).await;
+        let mesh = Mesh::with(Settings { connections: 4, ..settings() }).await;
         let named = mesh.orders.named();
         let mut open = Vec::new();
         for _ in 0..3 {
@@ -172,5 +173,39 @@ fn the_h2_crate_is_carried_like_ours() {
             echo.extend(data.unwrap());
         }
         assert_eq!(echo, b"hello");
+    });
+}
+
+#[test]
+fn callers_of_a_workload_cannot_keep_it_from_calling_others() {
+    local(async {
+        let mesh = Mesh::with(Settings { connections: 40, ..settings() }).await;
+        let limits = &mesh.orders.shared.limits;
+        let inbound: Vec<_> = std::iter::from_fn(|| limits.connection(Direction::Inbound)).collect();
+        assert_eq!(inbound.len(), 30);
+        let outbound: Vec<_> = std::iter::from_fn(|| limits.connection(Direction::Outbound)).collect();
+        assert_eq!(outbound.len(), 10);
+        drop(inbound);
+        assert!(limits.connection(Direction::Inbound).is_some());
+    });
+}
+
+#[test]
+fn who_has_proved_nothing_waits_in_a_bounded_queue() {
+    local(async {
+        let mesh = Mesh::with(Settings { handshakes: 2, connect_time: Duration::from_millis(300), ..settings() }).await;
+        // Ten are let in or wait, and say nothing; the eleventh is refused at once.
+        let mut silent = Vec::new();
+        for _ in 0..10 {
+            silent.push(TcpStream::connect(mesh.orders.tunnel).await.unwrap());
+        }
+        until("all were accepted", || mesh.orders.accepted.get() == 10).await;
+        let started = tokio::time::Instant::now();
+        let mut refused = TcpStream::connect(mesh.orders.tunnel).await.unwrap();
+        assert_eq!(timeout(SOON, refused.read(&mut [0; 8])).await.unwrap().unwrap_or(0), 0);
+        assert!(started.elapsed() < Duration::from_millis(200), "{:?}", started.elapsed());
+        // When they have had their time, others are served.
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        still_serves(&mesh).await;
     });
 }

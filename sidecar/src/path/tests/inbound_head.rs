@@ -92,7 +92,7 @@ fn a_head_that_trickles_ends_in_time_and_one_that_is_too_long_at_once() {
 #[test]
 fn many_handshakes_at_once_take_turns() {
     local(async {
-        let mesh = Mesh::with(Settings { handshakes: 1, ..settings() }).await;
+        let mesh = Mesh::with(Settings { handshakes: 8, ..settings() }).await;
         let named = mesh.orders.named();
         let target = Target { peer: &named, application: mesh.application };
         let all = (0..30).map(|_| dial_tunnel(&mesh.web.shared, &target, Framing::Alone));
@@ -115,5 +115,85 @@ fn only_a_pooled_tunnel_ends_when_its_other_end_does_not_read() {
         assert_eq!(timeout_of(alone.tcp()), Duration::ZERO);
         socket::must_read(&plain).unwrap();
         assert_eq!(timeout_of(&plain), Duration::from_secs(30));
+    });
+}
+
+/// An application that says nothing, and the one connection that it accepted.
+async fn silent() -> (SocketAddr, TcpListener) {
+    let listener = TcpListener::bind((own_ip(), 0)).await.unwrap();
+    (listener.local_addr().unwrap(), listener)
+}
+
+#[test]
+fn a_reset_of_the_tunnel_reaches_the_application_as_a_reset_whatever_was_half_closed_before() {
+    local(async {
+        let mesh = Mesh::start().await;
+        for half_closed in [false, true] {
+            let (address, listener) = silent().await;
+            let mut tls = mesh.foreign(Framing::Alone).await;
+            tls.write_all(format!("CONNECT {address} HTTP/1.1\r\n\r\n").as_bytes()).await.unwrap();
+            let (mut app, _) = timeout(SOON, listener.accept()).await.unwrap().unwrap();
+            tls.read_exact(&mut vec![0; head::OPEN.len()]).await.unwrap();
+            if half_closed {
+                tls.shutdown().await.unwrap();
+                assert_eq!(timeout(SOON, app.read(&mut [0; 8])).await.unwrap().unwrap(), 0);
+            }
+            tls.get_ref().0.set_zero_linger().unwrap();
+            drop(tls);
+            if half_closed {
+                // Nothing is left to read: the socket's own state tells.
+                until("the reset arrived", || app.take_error().unwrap().is_some()).await;
+            } else {
+                let error = timeout(SOON, app.read(&mut [0; 8])).await.unwrap().unwrap_err();
+                assert_eq!(error.kind(), std::io::ErrorKind::ConnectionReset);
+            }
+        }
+    });
+}
+
+#[test]
+fn a_reset_of_the_application_and_an_end_without_goodbye_are_resets_on_the_other_side() {
+    local(async {
+        let mesh = Mesh::start().await;
+        let (address, listener) = silent().await;
+        let open = async || {
+            let mut tls = mesh.foreign(Framing::Alone).await;
+            tls.write_all(format!("CONNECT {address} HTTP/1.1\r\n\r\n").as_bytes()).await.unwrap();
+            let (app, _) = timeout(SOON, listener.accept()).await.unwrap().unwrap();
+            tls.read_exact(&mut vec![0; head::OPEN.len()]).await.unwrap();
+            (tls, app)
+        };
+        let (mut tls, app) = open().await;
+        app.set_zero_linger().unwrap();
+        drop(app);
+        let error = timeout(SOON, tls.read(&mut [0; 8])).await.unwrap().unwrap_err();
+        assert_eq!(error.kind(), std::io::ErrorKind::ConnectionReset);
+        // TCP's end alone, which anybody on the way could forge.
+        let (tls, mut app) = open().await;
+        drop(tls.into_inner().0);
+        let error = timeout(SOON, app.read(&mut [0; 8])).await.unwrap().unwrap_err();
+        assert_eq!(error.kind(), std::io::ErrorKind::ConnectionReset);
+    });
+}
+
+#[test]
+fn a_drain_lets_open_connections_finish_and_the_callee_says_goodbye() {
+    local(async {
+        let mesh = Mesh::start().await;
+        let mut pooled = mesh.call(&mesh.orders.named()).await.unwrap();
+        let mut alone = mesh.foreign(Framing::Alone).await;
+        alone.write_all(format!("CONNECT {} HTTP/1.1\r\n\r\n", mesh.application).as_bytes()).await.unwrap();
+        alone.read_exact(&mut vec![0; head::OPEN.len()]).await.unwrap();
+        mesh.orders.drain.send_replace(true);
+        until("GOAWAY was heard", || !mesh.web.path.pool.takes_more()).await;
+        pooled.stream.write_all(b"p").await.unwrap();
+        assert_eq!(pooled.stream.read_u8().await.unwrap(), b'p');
+        alone.write_all(b"a").await.unwrap();
+        assert_eq!(alone.read_u8().await.unwrap(), b'a');
+        // With its last connection the tunnel ends by itself.
+        pooled.stream.shutdown().await.unwrap();
+        assert_eq!(pooled.stream.read(&mut [0; 8]).await.unwrap(), 0);
+        drop(pooled);
+        until("the pooled tunnel has ended", || mesh.orders.shared.live.tunnels().len() == 1).await;
     });
 }
