@@ -4,7 +4,10 @@ pub mod apps;
 pub mod openssl;
 pub mod outside;
 
-use signet::demo::mesh::{Family, Join, Mesh, Options, Workload};
+use signet::demo::{
+    mesh::{Family, Join, Mesh, Options, Workload},
+    process::wait_for,
+};
 use std::{path::PathBuf, time::Duration};
 
 /// Long enough for anything that should happen at once, on a machine that does much else.
@@ -49,10 +52,12 @@ pub fn join(mesh: &mut Mesh, name: &str, ports: &[(&str, u16)]) -> Workload {
     mesh.join(&Join { name, namespace: "shop", service_account: name, ports }).expect("the workload joins")
 }
 
-/// The usual pair: `checkout` may call `orders` on port 8080.
+/// The usual pair: `checkout` may call `orders` on port 8080, and the rule that says so is in force.
 pub fn pair(mesh: &mut Mesh) -> (Workload, Workload) {
     let orders = join(mesh, "orders", &[("http", 8080)]);
     let checkout = join(mesh, "checkout", &[]);
     mesh.allow("shop", "orders", &[8080], &["checkout"]).expect("the rule is written");
+    let in_force = || orders.log().contains("rules=1").then_some(());
+    wait_for("the rule is in force", SOON, in_force).expect("the operator reads it and the sidecar takes it");
     (checkout, orders)
 }
