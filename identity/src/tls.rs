@@ -80,8 +80,9 @@ impl Credentials {
     pub fn trust(&self) -> Arc<Trust> {
         self.trust.load_full()
     }
-    /// A server configuration; `alpn` in order of preference, empty for none. A client that offers no protocol of the list is
-    /// refused when the list is not empty.
+    /// A server configuration; `alpn` in order of preference, empty for none. A client that offers only other protocols is
+    /// refused, and so is one that offers none at all, unless `http/1.1` is in the list: that is what TLS without ALPN carries
+    /// (curl offers none to a proxy).
     pub fn server_config(self: &Arc<Self>, auth: ClientAuth, alpn: &[&[u8]]) -> Arc<ServerConfig> {
         let builder =
             ServerConfig::builder_with_details(provider(), Arc::new(rustls::time_provider::DefaultTimeProvider))
@@ -92,7 +93,8 @@ impl Credentials {
             ClientAuth::Required => builder.with_client_cert_verifier(verifier::of_clients(self.clone())),
             ClientAuth::None => builder.with_no_client_auth(),
         };
-        let mut config = builder.with_cert_resolver(resolver::of_server(self.clone(), !alpn.is_empty()));
+        let alpn_required = !alpn.is_empty() && !alpn.contains(&b"http/1.1".as_slice());
+        let mut config = builder.with_cert_resolver(resolver::of_server(self.clone(), alpn_required));
         config.alpn_protocols = alpn.iter().map(|name| name.to_vec()).collect();
         config.session_storage = Arc::new(NoServerSessionStorage {});
         config.send_tls13_tickets = 0;

@@ -5,9 +5,12 @@ use prost::Message;
 use signet_identity::{Credentials, SpiffeId};
 use signet_policy::FEATURES;
 use signet_proto::control::{self as wire, control_client::ControlClient, down, up};
+use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet};
-use std::io;
+use std::fs::File;
+use std::io::{self, Read as _, Write as _};
 use std::net::IpAddr;
+use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
@@ -20,6 +23,17 @@ const FIRST_PAUSE: Duration = Duration::from_millis(500);
 const LONGEST_PAUSE: Duration = Duration::from_secs(30);
 /// Edge counters are reported this often.
 const REPORT: Duration = Duration::from_secs(10);
+/// Destinations that are followed at once: half of what the operator follows for one sidecar. A workload that scans the mesh's
+/// ranges takes no more memory than this; what was used least is forgotten for what is asked now.
+const FOLLOWED: usize = 2048;
+/// How many make room at once, so that each of many new ones does not cost a sort.
+const ROOM: usize = FOLLOWED / 8;
+/// Nobody there: asked again soon enough when somebody calls again.
+const FORGET_UNKNOWN: Duration = Duration::from_mins(1);
+/// A destination that is called once a day is still known when the operator is away.
+const FORGET: Duration = Duration::from_hours(36);
+/// Destinations that came are stored this often; a configuration at once.
+const SAVE: Duration = Duration::from_secs(1);
 /// Largest message taken from the operator. A configuration of 100,000 rules is about 12 MB.
 const LARGEST_MESSAGE: usize = 32 << 20;
 
@@ -45,12 +59,19 @@ impl Store {
         Self { file: directory.join("configuration.pb") }
     }
 
-    /// What was stored for this workload. Another workload's is not taken.
+    /// What was stored for this workload. Another workload's is not taken, nor what others could have written: it says who may
+    /// call.
     fn load(&self, uid: &str) -> io::Result<Option<Stored>> {
-        let bytes = match std::fs::read(&self.file) {
+        let mut file = match File::open(&self.file) {
             Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(None),
-            read => read?,
+            opened => opened?,
         };
+        let about = file.metadata()?;
+        if about.mode() & 0o077 != 0 || about.uid() != rustix::process::geteuid().as_raw() {
+            return Err(io::Error::other("others than this user may read or write it"));
+        }
+        let mut bytes = Vec::new();
+        file.read_to_end(&mut bytes)?;
         let stored = Stored::decode(&*bytes).map_err(io::Error::other)?;
         Ok((stored.workload_uid == uid).then_some(stored))
     }
@@ -58,7 +79,12 @@ impl Store {
     /// Replaces what is stored; a crash leaves the old or the new, never half.
     fn save(&self, stored: &Stored) -> io::Result<()> {
         let new = self.file.with_extension("new");
-        std::fs::write(&new, stored.encode_to_vec())?;
+        match std::fs::remove_file(&new) {
+            Err(e) if e.kind() != io::ErrorKind::NotFound => return Err(e),
+            _ => {}
+        }
+        let mut file = File::options().write(true).create_new(true).mode(0o600).open(&new)?;
+        file.write_all(&stored.encode_to_vec())?;
         std::fs::rename(&new, &self.file)
     }
 }
@@ -87,6 +113,62 @@ struct Held {
     config: Option<wire::Config>,
     destinations: BTreeMap<Vec<u8>, wire::Destination>,
     wanted: BTreeSet<IpAddr>,
+    unsaved: bool,
+}
+
+impl Held {
+    /// Follows an address from now on; `None`: it is followed already, or there is no room. Gives what was forgotten for it.
+    /// While the operator is away nothing that is known is given up for a question that nobody answers.
+    fn follow(&mut self, address: IpAddr, view: &View, attached: bool) -> Option<Vec<IpAddr>> {
+        if self.wanted.contains(&address) {
+            return None;
+        }
+        let mut forgotten = Vec::new();
+        if self.wanted.len() >= FOLLOWED {
+            // First what was never answered, then where nobody is, then what was called least recently.
+            let rank = |address: IpAddr| view.unused(address).map(|(unused, known)| (known, Reverse(unused)));
+            let mut all: Vec<_> = self.wanted.iter().map(|address| (rank(*address), *address)).collect();
+            all.sort_unstable();
+            let may_go = |rank: &Option<(bool, _)>| attached || !rank.as_ref().is_some_and(|(known, _)| *known);
+            forgotten = all.into_iter().filter(|(rank, _)| may_go(rank)).take(ROOM).map(|(_, a)| a).collect();
+            if forgotten.is_empty() {
+                return None;
+            }
+            self.forget(&forgotten, view);
+        }
+        self.wanted.insert(address);
+        Some(forgotten)
+    }
+
+    /// What nobody has called for long enough.
+    fn stale(&self, view: &View) -> Vec<IpAddr> {
+        let is_stale = |address: &IpAddr| {
+            let stale = |(unused, known)| unused >= if known { FORGET } else { FORGET_UNKNOWN };
+            view.unused(*address).is_some_and(stale)
+        };
+        self.wanted.iter().copied().filter(is_stale).collect()
+    }
+
+    fn forget(&mut self, addresses: &[IpAddr], view: &View) {
+        for address in addresses {
+            self.wanted.remove(address);
+            self.destinations.remove(&view::octets(*address));
+        }
+        view.forget(addresses);
+        self.unsaved = true;
+    }
+
+    /// Takes news of what is still followed, all or none of it.
+    fn learn(&mut self, mut news: wire::Destinations, view: &View) -> Result<(), view::ViewError> {
+        for destination in &news.destinations {
+            view::address(&destination.address)?;
+        }
+        news.destinations.retain(|d| view::address(&d.address).is_ok_and(|a| self.wanted.contains(&a)));
+        view.learn(&news)?;
+        self.destinations.extend(news.destinations.into_iter().map(|d| (d.address.clone(), d)));
+        self.unsaved = true;
+        Ok(())
+    }
 }
 
 impl Control {
@@ -98,7 +180,7 @@ impl Control {
             Ok(Some(stored)) => self.restore(stored, &mut held),
             Ok(None) => {}
             Err(error) => {
-                tracing::warn!(%error, "the stored configuration could not be read; waiting for the operator")
+                tracing::warn!(%error, "the stored configuration could not be read; waiting for the operator");
             }
         }
         let mut pause = FIRST_PAUSE;
@@ -106,15 +188,17 @@ impl Control {
             match self.attach(&uid, &mut held, &mut questions, &mut pause).await {
                 Ok(()) => tracing::debug!("the operator ended the control stream; attaching again"),
                 Err(error) => {
-                    tracing::warn!(operator = %self.address, error = %error, "control stream lost; the last configuration stays in force")
+                    tracing::warn!(operator = %self.address, error = %error, "control stream lost; the last configuration stays in force");
                 }
             }
+            self.save_if_changed(&uid, &mut held);
             let wait = pause.mul_f64(rand::random_range(0.5..1.0));
             pause = (pause * 2).min(LONGEST_PAUSE);
             // Questions that come while there is nobody to ask are remembered for the next stream.
             let until = tokio::time::Instant::now() + wait;
             while let Ok(Some(address)) = tokio::time::timeout_at(until, questions.recv()).await {
-                held.wanted.insert(address);
+                // Without room it is asked again by whoever waits for it.
+                let _ = held.follow(address, &self.view, false);
             }
         }
     }
@@ -135,15 +219,11 @@ impl Control {
             return tracing::warn!(%error, "the stored configuration is not usable; waiting for the operator");
         }
         held.config = Some(config);
-        let destinations = stored.destinations.unwrap_or_default();
-        if let Err(error) = self.view.learn(&destinations) {
+        let mut destinations = stored.destinations.unwrap_or_default();
+        destinations.destinations.truncate(FOLLOWED);
+        held.wanted = destinations.destinations.iter().filter_map(|d| view::address(&d.address).ok()).collect();
+        if let Err(error) = held.learn(destinations, &self.view) {
             return tracing::warn!(%error, "the stored destinations are not usable; asking anew");
-        }
-        for destination in destinations.destinations {
-            if let Ok(address) = view::address(&destination.address) {
-                held.wanted.insert(address);
-            }
-            held.destinations.insert(destination.address.clone(), destination);
         }
         tracing::info!("serving with the stored configuration");
     }
@@ -167,23 +247,34 @@ impl Control {
         say(&up, up::Kind::Hello(hello)).await?;
         let mut news = client.attach(ReceiverStream::new(outgoing)).await?.into_inner();
         let _connected = Connected::new(&self.connected);
-        let mut report = tokio::time::interval(REPORT);
+        // The operator took us. A stream that ends later, by age or by its certificate, is no failure, even if it had no news.
+        *pause = FIRST_PAUSE;
+        let (mut report, mut save) = (tokio::time::interval(REPORT), tokio::time::interval(SAVE));
         loop {
             tokio::select! {
                 message = news.message() => {
                     let Some(message) = message? else { return Ok(()) };
                     *pause = FIRST_PAUSE;
+                    let is_config = matches!(message.kind, Some(down::Kind::Config(_)));
                     self.take(message, held, &up).await?;
-                    self.save(uid, held);
+                    if is_config {
+                        self.save_if_changed(uid, held);
+                    }
                 }
+                _ = save.tick() => self.save_if_changed(uid, held),
                 question = questions.recv() => {
                     let Some(address) = question else { return Ok(()) };
                     // Asked already: the answer, or its change, comes by itself.
-                    if held.wanted.insert(address) {
-                        say(&up, up::Kind::Want(wire::Want { addresses: vec![view::octets(address)], forget: vec![] })).await?;
+                    if let Some(forgotten) = held.follow(address, &self.view, true) {
+                        say(&up, want(&[address], &forgotten)).await?;
                     }
                 }
                 _ = report.tick() => {
+                    let stale = held.stale(&self.view);
+                    if !stale.is_empty() {
+                        held.forget(&stale, &self.view);
+                        say(&up, want(&[], &stale)).await?;
+                    }
                     let edges = self.edges.take();
                     if !edges.is_empty() {
                         say(&up, up::Kind::Edges(wire::Edges { edges })).await?;
@@ -218,13 +309,13 @@ impl Control {
                 let version = config.version.clone();
                 if error.is_empty() {
                     held.config = Some(config);
+                    held.unsaved = true;
                 }
                 say(up, up::Kind::Ack(wire::Ack { version, error })).await
             }
             Some(down::Kind::Destinations(news)) => {
-                match self.view.learn(&news) {
-                    Ok(()) => held.destinations.extend(news.destinations.into_iter().map(|d| (d.address.clone(), d))),
-                    Err(error) => tracing::error!(%error, "the operator's destinations were refused whole"),
+                if let Err(error) = held.learn(news, &self.view) {
+                    tracing::error!(%error, "the operator's destinations were refused whole");
                 }
                 Ok(())
             }
@@ -233,7 +324,10 @@ impl Control {
         }
     }
 
-    fn save(&self, uid: &str, held: &Held) {
+    fn save_if_changed(&self, uid: &str, held: &mut Held) {
+        if !std::mem::take(&mut held.unsaved) {
+            return;
+        }
         let destinations = wire::Destinations { destinations: held.destinations.values().cloned().collect() };
         let stored = Stored { workload_uid: uid.into(), config: held.config.clone(), destinations: Some(destinations) };
         if let Err(error) = self.store.save(&stored) {
@@ -272,6 +366,14 @@ pub enum ControlError {
     Closed,
 }
 
+fn want(addresses: &[IpAddr], forget: &[IpAddr]) -> up::Kind {
+    let octets = |addresses: &[IpAddr]| addresses.iter().map(|a| view::octets(*a)).collect();
+    up::Kind::Want(wire::Want { addresses: octets(addresses), forget: octets(forget) })
+}
+
 async fn say(up: &mpsc::Sender<wire::Up>, kind: up::Kind) -> Result<(), ControlError> {
     up.send(wire::Up { kind: Some(kind) }).await.map_err(|_| ControlError::Closed)
 }
+
+#[cfg(test)]
+mod tests;

@@ -6,9 +6,9 @@ use crate::path::Target;
 use crate::proof;
 use crate::shared::Shared;
 use crate::view::Named;
-use signet_identity::{Trust, verify};
+use signet_identity::{SpiffeId, Trust, WorkloadUid};
 use signet_policy::Decision;
-use std::collections::{HashMap, HashSet};
+use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
@@ -30,40 +30,51 @@ pub struct Ages {
 pub async fn keep(shared: Arc<Shared>, ages: Ages) {
     let mut changes = shared.view.changes();
     let mut proving = Proving::default();
-    let mut trust = shared.credentials.trust().state().sequence;
     loop {
-        // Every look judges what is open by today's rules; trust is checked only when it changed: it costs a path validation.
-        let sequence = shared.credentials.trust().state().sequence;
-        judge_tunnels(&shared, ages, sequence != trust);
-        trust = sequence;
+        let judged = shared.view.state();
+        judge_tunnels(&shared, ages);
         judge_connections(&shared);
         proving.look(&shared);
-        // A change wakes at once, otherwise the clock does; a view that is gone means that the process is ending.
-        if let Ok(Err(_)) = tokio::time::timeout(LOOK, changes.changed()).await {
-            return;
+        // New rules wake at once, otherwise the clock does: destinations that were learned change no verdict, and a workload
+        // that scans for them must not keep this thread busy.
+        let again = Instant::now() + LOOK;
+        while let Ok(changed) = tokio::time::timeout_at(again, changes.changed()).await {
+            if changed.is_err() {
+                // The view is gone: the process is ending.
+                return;
+            }
+            let now = shared.view.state();
+            let same = match (&judged, &now) {
+                (Some(judged), Some(now)) => Arc::ptr_eq(judged, now),
+                (judged, now) => judged.is_none() == now.is_none(),
+            };
+            if !same {
+                break;
+            }
         }
     }
 }
 
-fn judge_tunnels(shared: &Shared, ages: Ages, trust_changed: bool) {
-    let (now, trust) = (shared.now(), shared.credentials.trust());
+fn judge_tunnels(shared: &Shared, ages: Ages) {
+    let (now, instant, trust) = (shared.now(), Instant::now(), shared.credentials.trust());
     for tunnel in shared.live.tunnels() {
-        if let Some(reason) = tunnel_verdict(&tunnel, ages, now, trust_changed.then_some(&*trust)) {
+        if let Some(reason) = tunnel_verdict(&tunnel, ages, now, instant, &trust) {
             tracing::info!(peer = %tunnel.peer.leaf.id, remote = %tunnel.remote, %reason, "tunnel cut");
             tunnel.cut.throw(reason);
         }
     }
 }
 
-fn tunnel_verdict(tunnel: &Tunnel, ages: Ages, now: u64, changed_trust: Option<&Trust>) -> Option<CutReason> {
-    if let Some(trust) = changed_trust
-        && let Err(rejection) = verify::still_trusted(&tunnel.chain, &tunnel.peer, trust)
-    {
+fn tunnel_verdict(tunnel: &Tunnel, ages: Ages, now: u64, instant: Instant, trust: &Trust) -> Option<CutReason> {
+    if let Err(rejection) = tunnel.evidence().stands(trust) {
         tracing::info!(peer = %tunnel.peer.leaf.id, %rejection, "an open tunnel's peer is no longer trusted");
         return Some(CutReason::TrustGone);
     }
     if tunnel.must_prove() {
-        return (now > tunnel.deadline() + ages.grace.as_secs()).then_some(CutReason::NotProvedAgain);
+        // The grace is counted by both clocks: when the wall clock jumps, a machine that woke up has time to renew and to prove.
+        let overdue = tunnel.overdue(now, instant)?;
+        let is_late = now > tunnel.deadline() + ages.grace.as_secs() && overdue >= ages.grace;
+        return is_late.then_some(CutReason::NotProvedAgain);
     }
     let too_old = ages.foreign.is_some_and(|greatest| tunnel.opened() + greatest < std::time::Instant::now());
     too_old.then_some(CutReason::TooOld)
@@ -89,39 +100,66 @@ fn connection_verdict(live: &Live, state: &crate::view::State) -> Option<CutReas
         // A connection to itself never asks the posture.
         Direction::Outbound if live.tunnel.is_some() || live.own => None,
         Direction::Outbound => {
-            (state.egress.judge(live.destination) == Decision::Deny).then_some(CutReason::EgressGone)
+            let denied = |to| state.egress.judge(to) == Decision::Deny;
+            let gone = denied(live.destination) || live.endpoint.is_some_and(denied);
+            gone.then_some(CutReason::EgressGone)
         }
     }
 }
 
-/// Proofs that are under way, and when a peer that failed is asked again.
+/// Who proves: an address alone is not enough, a new workload may have taken it over.
+type Whom = (SocketAddr, SpiffeId, Option<WorkloadUid>);
+
+/// When each peer is asked again.
 #[derive(Default)]
 struct Proving {
-    not_before: HashMap<SocketAddr, Instant>,
+    not_before: HashMap<Whom, Instant>,
 }
 
-/// A peer that did not answer a proof is asked again after this; certificates of seconds need it short.
-const AGAIN: Duration = Duration::from_millis(500);
+/// A peer that did not answer a proof, or has no new certificate yet, is asked again after an eighth of the time that is left,
+/// within these: certificates of seconds need it short, and those of an hour must not cost a handshake every half second.
+const SOONEST: Duration = Duration::from_millis(500);
+const LATEST: Duration = Duration::from_secs(30);
+
+fn pause(now: u64, deadline: u64) -> Duration {
+    (Duration::from_secs(deadline.saturating_sub(now)) / 8).clamp(SOONEST, LATEST)
+}
 
 impl Proving {
     /// Starts a proof for every peer that has a tunnel of ours which is due.
     fn look(&mut self, shared: &Arc<Shared>) {
-        let (now, instant) = (shared.now(), Instant::now());
+        // Without a certificate, or with one that has ended, there is nothing to prove with.
+        let Ok(own) = shared.usable_svid() else { return };
+        let instant = Instant::now();
         self.not_before.retain(|_, at| *at > instant);
-        let ours = |t: &Arc<Tunnel>| t.outbound && t.must_prove() && t.cut.thrown().is_none();
-        let tunnels: Vec<_> = shared.live.tunnels().into_iter().filter(ours).collect();
-        let due: HashSet<_> = tunnels.iter().filter(|t| t.prove_at() <= now).map(|t| t.remote).collect();
-        for remote in due {
-            if self.not_before.contains_key(&remote) {
-                continue;
+        for batch in due(shared.live.tunnels(), shared.now(), own.not_after()) {
+            let Some(first) = batch.first() else { continue };
+            let leaf = &first.peer.leaf;
+            let whom = (first.remote, leaf.id.clone(), leaf.uid.clone());
+            if let std::collections::hash_map::Entry::Vacant(place) = self.not_before.entry(whom) {
+                place.insert(instant + pause(shared.now(), first.deadline()));
+                tokio::spawn(prove(shared.clone(), batch));
             }
-            self.not_before.insert(remote, instant + AGAIN);
-            let mut batch: Vec<_> = tunnels.iter().filter(|t| t.remote == remote).cloned().collect();
-            batch.sort_by_key(|t| t.deadline());
-            batch.truncate(proof::MOST);
-            tokio::spawn(prove(shared.clone(), batch));
         }
     }
+}
+
+/// The tunnels to prove now, by peer, most urgent first; as many as one proof covers. A certificate that ends no later than a
+/// tunnel's deadline cannot move it.
+fn due(tunnels: Vec<Arc<Tunnel>>, now: u64, own_end: u64) -> Vec<Vec<Arc<Tunnel>>> {
+    let mut by_peer = HashMap::<_, Vec<_>>::new();
+    for tunnel in tunnels {
+        if tunnel.outbound && tunnel.must_prove() && tunnel.cut.thrown().is_none() && tunnel.deadline() < own_end {
+            let leaf = &tunnel.peer.leaf;
+            by_peer.entry((tunnel.remote, leaf.id.clone(), leaf.uid.clone())).or_default().push(tunnel);
+        }
+    }
+    let is_due = |batch: &mut Vec<Arc<Tunnel>>| {
+        batch.sort_by_key(|tunnel| tunnel.deadline());
+        batch.truncate(proof::MOST);
+        batch.iter().any(|tunnel| tunnel.prove_at() <= now)
+    };
+    by_peer.into_values().filter_map(|mut batch| is_due(&mut batch).then_some(batch)).collect()
 }
 
 async fn prove(shared: Arc<Shared>, tunnels: Vec<Arc<Tunnel>>) {
@@ -133,7 +171,10 @@ async fn prove(shared: Arc<Shared>, tunnels: Vec<Arc<Tunnel>>) {
     match proof::prove(&shared, &target, &tunnels).await {
         Ok(moved) => tracing::debug!(peer = %peer.id, moved, of = tunnels.len(), "open tunnels proved again"),
         Err(refusal) => {
-            tracing::warn!(peer = %peer.id, reason = refusal.code(), %refusal, "open tunnels could not be proved again yet")
+            tracing::warn!(peer = %peer.id, reason = refusal.code(), %refusal, "open tunnels could not be proved again yet");
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

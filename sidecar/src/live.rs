@@ -2,16 +2,17 @@
 //! while it can prove itself (design section 3). The data path registers tunnels and connections here; `keeper` (outside this
 //! folder) walks them when rules, trust or time change; admin lists them.
 use crate::path::canonical;
+use arc_swap::ArcSwap;
 use futures::task::AtomicWaker;
 use rustls_pki_types::CertificateDer;
-use signet_identity::{Peer, SpiffeId};
+use signet_identity::{Peer, Rejection, SpiffeId, Trust, verify};
 use signet_policy::Caller;
 use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicU8, AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::Context;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 /// Why something open was cut.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -106,13 +107,41 @@ impl Cut {
 /// The value that names a tunnel on both of its ends and that nobody else knows (`records`: the connection's binding).
 pub type Exporter = [u8; 32];
 
+/// What a handshake proved of the peer, to be checked again against later trust.
+#[derive(Debug)]
+pub struct Evidence {
+    /// The peer.
+    pub peer: Peer,
+    /// What it presented.
+    pub chain: Vec<CertificateDer<'static>>,
+    /// The trust sequence that it was checked against last.
+    checked: AtomicU64,
+}
+
+impl Evidence {
+    /// Of a handshake that was verified against this trust sequence, or a later one.
+    pub fn new(peer: Peer, chain: Vec<CertificateDer<'static>>, trust: u64) -> Self {
+        Self { peer, chain, checked: trust.into() }
+    }
+
+    /// Whether the peer would still be trusted. Costs a path validation when trust has changed since the last check.
+    pub fn stands(&self, trust: &Trust) -> Result<(), Rejection> {
+        let sequence = trust.state().sequence;
+        if self.checked.load(Relaxed) < sequence {
+            verify::still_trusted(&self.chain, &self.peer, trust)?;
+            self.checked.store(sequence, Relaxed);
+        }
+        Ok(())
+    }
+}
+
 /// One mTLS connection to or from a peer's sidecar.
 #[derive(Debug)]
 pub struct Tunnel {
-    /// Who is at the other end.
+    /// Who is at the other end, by the handshake that opened it. Identity and UID stay with every later proof.
     pub peer: Peer,
-    /// What it presented, to be checked again against later trust.
-    pub chain: Vec<CertificateDer<'static>>,
+    /// By the newest handshake.
+    evidence: ArcSwap<Evidence>,
     /// Our own identity in its handshake.
     pub own: SpiffeId,
     /// Names it in a re-proof.
@@ -126,6 +155,8 @@ pub struct Tunnel {
     /// Unix seconds of the moment when it should be proved again.
     prove_at: AtomicU64,
     opened: Instant,
+    /// When the keeper first saw it past its deadline.
+    overdue: Mutex<Option<tokio::time::Instant>>,
     /// Cuts it.
     pub cut: Cut,
 }
@@ -133,8 +164,7 @@ pub struct Tunnel {
 impl Tunnel {
     /// A tunnel that was proved by SVIDs of which the earlier is valid from and to these Unix seconds.
     pub fn new(
-        peer: Peer,
-        chain: Vec<CertificateDer<'static>>,
+        evidence: Evidence,
         own: SpiffeId,
         exporter: Exporter,
         remote: SocketAddr,
@@ -142,8 +172,8 @@ impl Tunnel {
         validity: Validity,
     ) -> Self {
         Self {
-            peer,
-            chain,
+            peer: evidence.peer.clone(),
+            evidence: ArcSwap::from_pointee(evidence),
             own,
             exporter,
             remote: canonical(remote),
@@ -151,6 +181,7 @@ impl Tunnel {
             deadline: AtomicU64::new(validity.end),
             prove_at: AtomicU64::new(validity.prove_at()),
             opened: Instant::now(),
+            overdue: Mutex::default(),
             cut: Cut::default(),
         }
     }
@@ -165,8 +196,14 @@ impl Tunnel {
         self.prove_at.load(Relaxed)
     }
 
-    /// Moves the deadline after a proof; never back.
-    pub fn proved(&self, validity: Validity) {
+    /// What is known of the peer by the newest handshake.
+    pub fn evidence(&self) -> Arc<Evidence> {
+        self.evidence.load_full()
+    }
+
+    /// Moves the deadline after a proof; never back. From here on trust is asked about what the peer presented in it.
+    pub fn proved(&self, validity: Validity, evidence: Arc<Evidence>) {
+        self.evidence.store(evidence);
         if validity.end > self.deadline.fetch_max(validity.end, Relaxed) {
             self.prove_at.store(validity.prove_at(), Relaxed);
         }
@@ -176,6 +213,13 @@ impl Tunnel {
     /// its certificate: so that what has a UID must prove itself, whatever it says it can.
     pub fn must_prove(&self) -> bool {
         self.peer.leaf.uid.is_some()
+    }
+
+    /// How long it has been seen past its deadline, by a clock that does not jump; for the keeper, which looks once a second.
+    pub fn overdue(&self, now: u64, instant: tokio::time::Instant) -> Option<Duration> {
+        let mut since = lock(&self.overdue);
+        *since = if now > self.deadline() { since.or(Some(instant)) } else { None };
+        since.map(|since| instant - since)
     }
 
     /// When it was opened.
@@ -191,22 +235,30 @@ pub struct Validity {
     pub start: u64,
     /// The earlier notAfter.
     pub end: u64,
+    /// The earlier moment at which two thirds of a leaf's life are over: a pooled tunnel takes no new streams from here on.
+    pub no_new_streams_at: u64,
 }
 
 impl Validity {
     /// Of two leaves together.
     pub fn of(a: (u64, u64), b: (u64, u64)) -> Self {
-        Self { start: a.0.max(b.0), end: a.1.min(b.1) }
+        let two_thirds = |(from, to): (u64, u64)| from + to.saturating_sub(from) * 2 / 3;
+        Self { start: a.0.max(b.0), end: a.1.min(b.1), no_new_streams_at: two_thirds(a).min(two_thirds(b)) }
+    }
+
+    /// When a pooled tunnel that is opened at `opened` takes no new streams any more. One that is opened after two thirds of a
+    /// leaf's life, because an end has not renewed yet or cannot, serves two thirds of what is left: refusing it would dial
+    /// anew for every connection although both certificates are good.
+    pub fn no_new_streams_from(self, opened: u64) -> u64 {
+        if opened < self.no_new_streams_at {
+            return self.no_new_streams_at;
+        }
+        opened + (self.end.saturating_sub(opened) * 2 / 3).max(1)
     }
 
     /// Both ends renew by two thirds of their leaves' lives; at three quarters both should hold new ones.
     pub fn prove_at(self) -> u64 {
         self.start + self.end.saturating_sub(self.start) * 3 / 4
-    }
-
-    /// A pooled tunnel takes no new streams from here on.
-    pub fn no_new_streams_at(self) -> u64 {
-        self.start + self.end.saturating_sub(self.start) * 2 / 3
     }
 }
 
@@ -230,6 +282,8 @@ pub struct Live {
     pub source: SocketAddr,
     /// Inbound: this workload's own address and port. Outbound: what the application called.
     pub destination: SocketAddr,
+    /// Outbound in plaintext: the endpoint behind what was called, which the posture must allow too.
+    pub endpoint: Option<SocketAddr>,
     /// What carries it; `None`: plain TCP.
     pub tunnel: Option<Arc<Tunnel>>,
     /// The workload calls itself: no rule and no posture is asked.
@@ -292,18 +346,44 @@ impl Registry {
         tunnel: Option<Arc<Tunnel>>,
         own: bool,
     ) -> Registered<Live> {
-        let number = self.next.fetch_add(1, Relaxed);
-        let live = Live {
-            number,
+        self.register(Live {
+            number: 0,
             direction,
             source,
             destination,
+            endpoint: None,
             tunnel,
             own,
             sent: 0.into(),
             received: 0.into(),
             cut: Cut::default(),
-        };
+        })
+    }
+
+    /// Registers a connection that leaves in plaintext to this endpoint until the guard is dropped.
+    pub fn open_plain(
+        self: &Arc<Self>,
+        source: SocketAddr,
+        destination: SocketAddr,
+        endpoint: SocketAddr,
+    ) -> Registered<Live> {
+        self.register(Live {
+            number: 0,
+            direction: Direction::Outbound,
+            source,
+            destination,
+            endpoint: Some(endpoint),
+            tunnel: None,
+            own: false,
+            sent: 0.into(),
+            received: 0.into(),
+            cut: Cut::default(),
+        })
+    }
+
+    fn register(self: &Arc<Self>, mut live: Live) -> Registered<Live> {
+        let number = self.next.fetch_add(1, Relaxed);
+        live.number = number;
         let item = Arc::new(live);
         lock(&self.connections).insert(number, item.clone());
         Registered {

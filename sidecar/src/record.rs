@@ -7,7 +7,7 @@ use crate::refusal::Refusal;
 use crate::shared::Shared;
 use crate::tls::Framing;
 use signet_identity::SpiffeId;
-use signet_policy::Verdict;
+use signet_policy::{Caller, Verdict};
 use std::future::Future;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::Arc;
@@ -117,7 +117,14 @@ impl Record {
     pub fn refused(mut self, refusal: &Refusal) {
         self.facts.reason = refusal.code();
         self.facts.text = match (&self.facts.verdict, refusal) {
-            (Some(verdict), Refusal::Denied(_)) => Some(verdict.to_string()),
+            (Some(verdict), Refusal::Denied(_)) => {
+                let caller = self
+                    .facts
+                    .peer
+                    .as_ref()
+                    .map_or(Caller::Plaintext(self.facts.source.ip()), |id| Caller::Identity(id.as_str()));
+                Some(verdict.explain(&caller, self.facts.destination.map_or(0, |to| to.port())))
+            }
             _ => Some(refusal.to_string()),
         };
         self.write();
@@ -147,7 +154,7 @@ impl Record {
 
     fn write(&mut self) {
         self.written = true;
-        self.facts.duration = Instant::now() - self.started;
+        self.facts.duration = Instant::now().duration_since(self.started);
         self.shared.observe.ended(&self.facts);
     }
 }

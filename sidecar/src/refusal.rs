@@ -3,6 +3,7 @@
 use signet_identity::{Rejection, SpiffeId, WorkloadUid};
 use std::io;
 use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
 use std::time::Duration;
 
 /// One reason for each way to fail.
@@ -71,6 +72,11 @@ pub enum Refusal {
     Limit(&'static str),
     #[error("the sidecar is stopping")]
     Draining,
+    #[error("the operator names {0} as unmeshed behind a Service and as meshed by itself")]
+    Contradiction(SocketAddr),
+    /// Of one attempt that many connections waited for.
+    #[error("{0}")]
+    Shared(Arc<Refusal>),
 }
 
 impl Refusal {
@@ -108,6 +114,8 @@ impl Refusal {
             Self::SourceAddress(_) => "source_address",
             Self::Limit(_) => "limit",
             Self::Draining => "draining",
+            Self::Contradiction(_) => "contradiction",
+            Self::Shared(refusal) => refusal.code(),
         }
     }
 
@@ -118,8 +126,8 @@ impl Refusal {
             Self::NotConnect => 405,
             Self::HeadTooLarge(_) => 431,
             Self::HeadTimeout(_) => 408,
-            Self::Application(..) => 503,
-            Self::SourceAddress(_) | Self::Limit(_) | Self::Draining => 503,
+            Self::Application(..) | Self::SourceAddress(_) | Self::Limit(_) | Self::Draining => 503,
+            Self::Shared(refusal) => refusal.status(),
             _ => 400,
         }
     }
@@ -149,6 +157,7 @@ impl Refusal {
             | Self::WrongUid { .. }
             | Self::TunnelBroke(_) => true,
             Self::PeerAnswered { status, .. } => *status == 503,
+            Self::Shared(refusal) => refusal.is_worth_another_endpoint(),
             _ => false,
         }
     }

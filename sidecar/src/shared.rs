@@ -1,13 +1,12 @@
 //! What every data path thread shares: settings, credentials, the view of the mesh, what is open, and the limits. Built by `run`.
 use crate::admin::{Readiness, Step};
-use crate::live::Registry;
+use crate::live::{Direction, Registry};
 use crate::path::socket;
 use crate::refusal::Refusal;
 use crate::report::Reporter;
 use crate::tls::Framing;
 use crate::view::View;
 use signet_identity::{ClientAuth, Credentials, Svid, WorkloadUid};
-use std::collections::HashMap;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -41,28 +40,63 @@ pub struct Settings {
 /// What may be in progress at once.
 #[derive(Debug)]
 pub struct Limits {
+    /// Both directions together.
     connections: Arc<Semaphore>,
+    /// Three quarters of them: whatever calls this workload, it can still call others.
+    inbound: Arc<Semaphore>,
     handshakes: Arc<Semaphore>,
+    /// Handshakes in progress, and those that wait for their turn: whoever has proved nothing yet holds no more than this.
+    unproven: Arc<Semaphore>,
 }
 
+/// How many wait for each handshake that is in progress.
+const WAITING: usize = 4;
+
+/// Held while a connection or a handshake goes on.
+pub type Permit = (OwnedSemaphorePermit, Option<OwnedSemaphorePermit>);
+
 impl Limits {
-    pub fn connection(&self) -> Option<OwnedSemaphorePermit> {
-        self.connections.clone().try_acquire_owned().ok()
+    fn new(settings: &Settings) -> Self {
+        let semaphore = |permits: usize| Arc::new(Semaphore::new(permits.min(Semaphore::MAX_PERMITS)));
+        Self {
+            connections: semaphore(settings.connections),
+            inbound: semaphore(settings.connections.div_ceil(4) * 3),
+            handshakes: semaphore(settings.handshakes),
+            unproven: semaphore(settings.handshakes.saturating_mul(WAITING + 1)),
+        }
     }
-    pub fn handshake(&self) -> Option<OwnedSemaphorePermit> {
-        self.handshakes.clone().try_acquire_owned().ok()
+
+    /// One more connection, if there is room.
+    pub fn connection(&self, direction: Direction) -> Option<Permit> {
+        let inbound = match direction {
+            Direction::Inbound => Some(self.inbound.clone().try_acquire_owned().ok()?),
+            Direction::Outbound => None,
+        };
+        Some((self.connections.clone().try_acquire_owned().ok()?, inbound))
+    }
+
+    /// One more inbound handshake, when its turn comes; `None` at once when too many wait.
+    pub async fn handshake(&self) -> Option<Permit> {
+        let waiting = self.unproven.clone().try_acquire_owned().ok()?;
+        Some((self.handshakes.clone().acquire_owned().await.ok()?, Some(waiting)))
     }
 }
 
 /// rustls configurations, made once; they read the present credentials at each handshake.
 pub struct Configs {
     server: Arc<rustls::ServerConfig>,
-    clients: HashMap<Framing, Arc<rustls::ClientConfig>>,
+    alone: Arc<rustls::ClientConfig>,
+    pooled: Arc<rustls::ClientConfig>,
+    proof: Arc<rustls::ClientConfig>,
 }
 
 impl Configs {
     pub fn client(&self, framing: Framing) -> Arc<rustls::ClientConfig> {
-        self.clients[&framing].clone()
+        match framing {
+            Framing::Alone => self.alone.clone(),
+            Framing::Pooled => self.pooled.clone(),
+            Framing::Proof => self.proof.clone(),
+        }
     }
     pub fn server(&self) -> Arc<rustls::ServerConfig> {
         self.server.clone()
@@ -100,10 +134,7 @@ impl Shared {
         sources: socket::Sources,
         observe: Reporter,
     ) -> Arc<Self> {
-        let limits = Limits {
-            connections: Arc::new(Semaphore::new(settings.connections)),
-            handshakes: Arc::new(Semaphore::new(settings.handshakes)),
-        };
+        let limits = Limits::new(&settings);
         // The record layer takes the traffic keys out of rustls after each handshake.
         let mut server = rustls::ServerConfig::clone(
             &credentials.server_config(ClientAuth::Required, &Framing::ALL.map(Framing::alpn)),
@@ -112,9 +143,10 @@ impl Shared {
         let client = |framing: Framing| {
             let mut config = rustls::ClientConfig::clone(&credentials.client_config(&[framing.alpn()]));
             config.enable_secret_extraction = true;
-            (framing, Arc::new(config))
+            Arc::new(config)
         };
-        let tls = Configs { server: Arc::new(server), clients: Framing::ALL.map(client).into() };
+        let (alone, pooled, proof) = (client(Framing::Alone), client(Framing::Pooled), client(Framing::Proof));
+        let tls = Configs { server: Arc::new(server), alone, pooled, proof };
         Arc::new(Self {
             settings,
             credentials,
@@ -134,6 +166,7 @@ impl Shared {
     }
 
     /// Unix seconds.
+    #[allow(clippy::unused_self, reason = "the clock belongs to what is shared")]
     pub fn now(&self) -> u64 {
         SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_secs())
     }
@@ -147,6 +180,10 @@ impl Shared {
     pub fn is_own_port(&self, to: SocketAddr) -> bool {
         self.settings.own_ports.contains(&to.port())
             && (is_local_only(to.ip()) || self.view.state().is_none_or(|state| state.addresses.contains(&to.ip())))
+    }
+
+    pub fn is_own_address(&self, address: IpAddr) -> bool {
+        self.view.state().is_some_and(|state| state.addresses.contains(&address))
     }
 
     pub fn is_own_uid(&self, uid: Option<&WorkloadUid>) -> bool {

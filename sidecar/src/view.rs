@@ -10,7 +10,10 @@ use signet_proto::control as wire;
 use std::collections::{HashMap, HashSet};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::time::Duration;
 use tokio::sync::{mpsc, watch};
+use tokio::time::Instant;
 
 /// This workload's configuration, compiled. Replaced whole.
 #[derive(Debug)]
@@ -103,11 +106,20 @@ pub enum ViewError {
     Conflict(u64),
 }
 
+/// A destination, and when the workload last called it.
+#[derive(Debug)]
+struct Known {
+    destination: Arc<Destination>,
+    /// Seconds since the view was made.
+    used: AtomicU64,
+}
+
 /// Shared by the control stream and every data path thread.
 #[derive(Debug)]
 pub struct View {
+    since: Instant,
     state: ArcSwapOption<State>,
-    destinations: ArcSwap<HashMap<IpAddr, Arc<Destination>>>,
+    destinations: ArcSwap<HashMap<IpAddr, Arc<Known>>>,
     changed: watch::Sender<u64>,
     wanted: mpsc::Sender<IpAddr>,
 }
@@ -118,6 +130,7 @@ impl View {
         // A full queue drops the question; the caller asks again every 250 ms while it waits.
         let (wanted, questions) = mpsc::channel(1024);
         let view = Self {
+            since: Instant::now(),
             state: ArcSwapOption::empty(),
             destinations: ArcSwap::default(),
             changed: watch::Sender::new(0),
@@ -133,12 +146,27 @@ impl View {
 
     /// What is known of an address; `None`: never heard of.
     pub fn destination(&self, address: IpAddr) -> Option<Arc<Destination>> {
-        self.destinations.load().get(&address).cloned()
+        let all = self.destinations.load();
+        let known = all.get(&address)?;
+        known.used.store(self.second(), Relaxed);
+        Some(known.destination.clone())
+    }
+
+    fn second(&self) -> u64 {
+        self.since.elapsed().as_secs()
+    }
+
+    /// How long nobody has called an address, and whether anything is known of it; `None`: never heard of.
+    pub fn unused(&self, address: IpAddr) -> Option<(Duration, bool)> {
+        let all = self.destinations.load();
+        let known = all.get(&address)?;
+        let unused = self.second().saturating_sub(known.used.load(Relaxed));
+        Some((Duration::from_secs(unused), *known.destination != Destination::Unknown))
     }
 
     /// Every destination known, for admin.
-    pub fn destinations(&self) -> Arc<HashMap<IpAddr, Arc<Destination>>> {
-        self.destinations.load_full()
+    pub fn destinations(&self) -> Vec<(IpAddr, Arc<Destination>)> {
+        self.destinations.load().iter().map(|(address, known)| (*address, known.destination.clone())).collect()
     }
 
     /// Wakes at every change of configuration or destinations.
@@ -175,8 +203,12 @@ impl View {
         for destination in &news.destinations {
             read.push((address(&destination.address)?, Arc::new(Destination::read(destination)?)));
         }
+        // The map holds pointers, and no more of them than the control stream follows: copying it is cheap.
         let mut all = HashMap::clone(&self.destinations.load());
-        all.extend(read);
+        for (address, destination) in read {
+            let used = all.get(&address).map_or_else(|| self.second(), |known| known.used.load(Relaxed));
+            all.insert(address, Arc::new(Known { destination, used: used.into() }));
+        }
         self.destinations.store(Arc::new(all));
         self.changed.send_modify(|n| *n += 1);
         Ok(())
@@ -185,7 +217,9 @@ impl View {
     /// Forgets destinations that nobody calls any more.
     pub fn forget(&self, addresses: &[IpAddr]) {
         let mut all = HashMap::clone(&self.destinations.load());
-        all.retain(|address, _| !addresses.contains(address));
+        for address in addresses {
+            all.remove(address);
+        }
         self.destinations.store(Arc::new(all));
     }
 }
@@ -203,7 +237,12 @@ impl State {
             _ => Posture::Deny,
         };
         let exceptions = posture.egress_exceptions.iter().map(egress_exception).collect::<Result<_, _>>()?;
-        let default = if posture.egress == "allow" { Decision::Allow } else { Decision::Deny };
+        // Exceptions turn the default around: of a default that this program does not know they mean nothing it could know.
+        let (default, exceptions) = match posture.egress.as_str() {
+            "allow" => (Decision::Allow, exceptions),
+            "deny" => (Decision::Deny, exceptions),
+            _ => (Decision::Deny, Vec::new()),
+        };
         Ok(Self {
             version,
             workload: format!("{}/{}", config.workload_namespace, config.workload_name),
@@ -225,9 +264,10 @@ impl Destination {
         Ok(match from.kind() {
             wire::Kind::Unspecified | wire::Kind::Unknown => Self::Unknown,
             wire::Kind::Unmeshed => Self::Unmeshed,
-            wire::Kind::Meshed => match &from.any_port {
-                Some(own) => Self::Workload(Endpoint::read(own)?),
-                None => {
+            wire::Kind::Meshed => {
+                if let Some(own) = &from.any_port {
+                    Self::Workload(Endpoint::read(own)?)
+                } else {
                     let mut ports = HashMap::with_capacity(from.ports.len());
                     for each in &from.ports {
                         let endpoints = each.endpoints.iter().map(Endpoint::read).collect::<Result<_, _>>()?;
@@ -235,7 +275,7 @@ impl Destination {
                     }
                     Self::Service(ports)
                 }
-            },
+            }
         })
     }
 }
@@ -343,3 +383,6 @@ fn prefix(from: &wire::Prefix) -> Result<IpNet, ViewError> {
     let length = u8::try_from(from.length).map_err(|_| ViewError::Prefix(from.length))?;
     IpNet::new(address(&from.address)?, length).map_err(|_| ViewError::Prefix(from.length))
 }
+
+#[cfg(test)]
+mod tests;

@@ -12,6 +12,8 @@ pub struct Pair {
     pub chain: PathBuf,
     /// The private key.
     pub key: PathBuf,
+    /// What the chain holds below the leaf, when there is anything.
+    pub between: Option<PathBuf>,
 }
 
 /// A directory in which openssl works, with a root of its own or the mesh's.
@@ -82,7 +84,7 @@ impl Workshop {
     /// A workshop that signs with an existing root.
     pub fn with_root(dir: &Path, chain: &Path, key: &Path) -> Self {
         fs::create_dir_all(dir).expect("a directory for openssl");
-        Self { dir: dir.into(), root: Pair { chain: chain.into(), key: key.into() } }
+        Self { dir: dir.into(), root: Pair { chain: chain.into(), key: key.into(), between: None } }
     }
 
     /// A workshop with a new root of its own, for a trust domain.
@@ -107,7 +109,7 @@ impl Workshop {
         let extensions = ["basicConstraints=critical,CA:TRUE", "keyUsage=critical,keyCertSign", &san];
         let extensions = extensions.iter().flat_map(|e| ["-addext", e]);
         openssl(dir, &args.into_iter().chain(extensions).collect::<Vec<_>>());
-        Self { dir: dir.into(), root: Pair { chain, key } }
+        Self { dir: dir.into(), root: Pair { chain, key, between: None } }
     }
 
     /// Signs a leaf, right below the root.
@@ -130,12 +132,13 @@ impl Workshop {
         let fixed = ["ca", "-batch", "-notext", "-config", path(&extensions)];
         openssl(&self.dir, &[&fixed[..], &signer, &request].concat());
         // What stands below the root goes along, the root does not.
-        if issuer.chain != self.root.chain {
+        let between = (issuer.chain != self.root.chain).then(|| issuer.chain.clone());
+        if let Some(between) = &between {
             let mut whole = fs::read(&chain).expect("the leaf");
-            whole.extend(fs::read(&issuer.chain).expect("the issuer"));
+            whole.extend(fs::read(between).expect("the issuer"));
             fs::write(&chain, whole).expect("the chain");
         }
-        Pair { chain, key }
+        Pair { chain, key, between }
     }
 
     /// The root that signs here.

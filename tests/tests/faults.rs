@@ -152,13 +152,7 @@ fn kill_9_of_the_ca_at_any_moment_lets_every_token_be_used_at_most_once_and_hand
     for workload in &mut names {
         workload.ready(Duration::from_mins(1)).unwrap();
     }
-    let mut serials: Vec<String> = names
-        .iter()
-        .map(|w| {
-            let value: serde_json::Value = serde_json::from_str(&w.admin("/certificates").unwrap()).unwrap();
-            value["serial"].as_str().unwrap().to_owned()
-        })
-        .collect();
+    let mut serials: Vec<String> = names.iter().map(|workload| workload.serial().unwrap()).collect();
     let count = serials.len();
     serials.sort();
     serials.dedup();

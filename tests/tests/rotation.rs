@@ -1,9 +1,6 @@
 //! Certificates that live for seconds, under traffic: nobody notices but the logs. And what must be noticed at once.
 #![allow(clippy::unwrap_used, reason = "a test ends where something is not as it must be")]
-use signet::demo::{
-    mesh::{Mesh, Workload},
-    process::wait_for,
-};
+use signet::demo::{mesh::Mesh, process::wait_for};
 use signet_tests::{
     SOON,
     apps::{End, Server, call, echoed, end_of, is_reset, reaches},
@@ -20,17 +17,11 @@ use std::{
     time::{Duration, Instant},
 };
 
-/// The shortest life that a CA gives.
-const LEAF: Duration = Duration::from_secs(2);
+/// Twice the shortest that a CA gives: certificates count whole seconds.
+const LEAF: Duration = Duration::from_secs(4);
 
 fn quick_mesh() -> Mesh {
     mesh_with(|options| options.leaf_lifetime = Some(LEAF))
-}
-
-fn serial(workload: &Workload) -> Option<String> {
-    let text = workload.admin("/certificates").ok()?;
-    let value: serde_json::Value = serde_json::from_str(&text).ok()?;
-    Some(value.get("serial")?.as_str()?.to_owned())
 }
 
 #[test]
@@ -42,6 +33,9 @@ fn a_hundred_renewals_under_traffic_fail_no_request_and_one_connection_outlives_
     let mut open = call(&checkout.machine, orders.machine.v4, 8080).unwrap();
     echoed(&mut open, b"before all of it").unwrap();
 
+    // Each caller ends its connection first and so keeps its port for a minute: as many callers' machines do.
+    checkout.machine.set("net/ipv4/tcp_tw_reuse", "1").unwrap();
+    checkout.machine.set("net/ipv4/ip_local_port_range", "10240 65000").unwrap();
     let stop = Arc::new(AtomicBool::new(false));
     let callers: Vec<_> = (0..4)
         .map(|_| {
@@ -51,16 +45,18 @@ fn a_hundred_renewals_under_traffic_fail_no_request_and_one_connection_outlives_
                 while !stop.load(Ordering::Relaxed) {
                     reaches(&machine, to, 8080).map_err(|e| format!("request {done}: {e}"))?;
                     done += 1;
+                    // At most 400 a second from all four: 60 s of ports in TIME_WAIT must fit into the range.
+                    std::thread::sleep(Duration::from_millis(10));
                 }
                 Ok::<u32, String>(done)
             })
         })
         .collect();
     let mut seen = BTreeSet::new();
-    let limit = LEAF * 100;
+    let limit = LEAF * 75;
     let hundred = wait_for("100 renewals", limit, || {
-        seen.extend(serial(&checkout));
-        seen.extend(serial(&orders));
+        seen.extend(checkout.serial().ok());
+        seen.extend(orders.serial().ok());
         (seen.len() > 100 || callers.iter().any(std::thread::JoinHandle::is_finished)).then_some(())
     });
     stop.store(true, Ordering::Relaxed);
@@ -79,7 +75,7 @@ fn a_hundred_renewals_under_traffic_fail_no_request_and_one_connection_outlives_
     // The same connection is cut when its rule goes.
     mesh.allow("shop", "orders", &[8080], &["somebody-else"]).unwrap();
     assert_ne!(end_of(&mut open, Duration::from_secs(5)), End::Open, "still open though no rule admits it");
-    let why = || (checkout.log() + &orders.log()).contains("no_rule_matched").then_some(());
+    let why = || orders.log().contains("cut_rule_gone").then_some(());
     wait_for("the log says why", SOON, why).unwrap();
 }
 
@@ -119,7 +115,7 @@ fn a_ca_that_was_away_for_longer_than_a_leaf_lives_is_taken_back_by_everyone_by_
     let _server = Server::echo(&orders.machine, 8080);
     wait_for("the rule is in force", SOON, || reaches(&checkout.machine, orders.machine.v4, 8080).ok()).unwrap();
     mesh.ca.take().unwrap().kill();
-    let failed = wait_for("new connections fail when the leaf has ended", LEAF * 10, || {
+    let failed = wait_for("new connections fail when the leaf has ended", LEAF * 5, || {
         reaches(&checkout.machine, orders.machine.v4, 8080).is_err().then_some(())
     });
     failed.unwrap();
@@ -142,8 +138,8 @@ fn a_connection_that_waits_in_silence_is_not_ended_by_the_clock() {
     wait_for("the rule is in force", SOON, || reaches(&checkout.machine, orders.machine.v4, 8080).ok()).unwrap();
     let mut quiet = call(&checkout.machine, orders.machine.v4, 8080).unwrap();
     echoed(&mut quiet, b"and now silence").unwrap();
-    // Ten lives of a leaf without a byte.
-    quiet.set_read_timeout(Some(LEAF * 10)).unwrap();
+    // Five lives of a leaf without a byte.
+    quiet.set_read_timeout(Some(LEAF * 5)).unwrap();
     let error = quiet.read(&mut [0; 1]).expect_err("nobody says anything");
     assert!(matches!(error.kind(), std::io::ErrorKind::WouldBlock | std::io::ErrorKind::TimedOut), "{error}");
     quiet.set_read_timeout(Some(SOON)).unwrap();

@@ -156,9 +156,7 @@ fn f1_no_session_ticket_is_ever_sent_and_an_old_session_is_not_taken() {
 /// `openssl s_client`, ended by the end of its input. It stays a moment, so that what comes after the handshake is seen.
 fn s_client(from: &Namespace, address: &str, pair: Option<&Pair>, more: &[&str]) -> Output {
     let mut command = Command::new("sh");
-    let certificate = pair
-        .map(|p| format!("-cert {} -cert_chain {0} -key {}", p.chain.display(), p.key.display()))
-        .unwrap_or_default();
+    let certificate = pair.map(|p| format!("-cert {} -key {}", p.chain.display(), p.key.display())).unwrap_or_default();
     let more = more.join(" ");
     command.args([
         "-c",
@@ -205,7 +203,7 @@ fn faults(
     let encoded = identity.replace("/sa/", "/%73a/");
     vec![
         ("a trust domain without a bundle", other_domain.leaf("domain", &Leaf::good(&wrong_domain, uid)), &["trust domain", "bundle"]),
-        ("our trust domain from another's root", other_root.leaf("root", &good()), &["issuer", "chain", "root"]),
+        ("our trust domain from another's root", other_root.leaf("stranger", &good()), &["issuer", "chain", "root"]),
         ("another trust domain below our root", leaf("td", &Leaf::good(&wrong_domain, uid)), &["trust domain", "bundle"]),
         ("two URI SANs", leaf("two", &good().with("subjectAltName", &san(&format!("URI:{identity},URI:spiffe://demo.signet.dev/x")))), &["URI"]),
         ("no SAN", leaf("none", &good().without("subjectAltName")), &["SAN", "URI", "subjectAltName"]),
@@ -251,7 +249,10 @@ fn impostor(machine: &Namespace, pair: &Pair, root: &Path) -> Process {
     command
         .args(["s_server", "-accept", "15008", "-tls1_3", "-alpn", "h2,http/1.1", "-Verify", "4", "-CAfile"])
         .arg(root);
-    command.arg("-cert").arg(&pair.chain).arg("-cert_chain").arg(&pair.chain).arg("-key").arg(&pair.key).arg("-quiet");
+    command.arg("-cert").arg(&pair.chain).arg("-key").arg(&pair.key).arg("-quiet");
+    if let Some(between) = &pair.between {
+        command.arg("-cert_chain").arg(between);
+    }
     command.stdin(Stdio::null());
     let server = machine.spawn("s_server", command).unwrap();
     let address = (std::net::IpAddr::from(machine.v4), 15008).into();

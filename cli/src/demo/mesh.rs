@@ -250,7 +250,7 @@ impl Mesh {
             self.options.ca
         );
         let operator = format!(
-            "mesh_ranges = [\"10.77.0.0/16\", \"fd77::/64\"]\n{}\n{}",
+            "mesh_ranges = [\"10.77.0.0/16\", \"fd77::/64\"]\n[posture]\ninbound = \"deny\"\n{}\n{}",
             self.options.operator,
             ca_table(
                 hub.into(),
@@ -313,6 +313,12 @@ impl Workload {
     pub fn admin(&self, path: &str) -> anyhow::Result<String> {
         let answer = self.machine.enter(|| http_get(15020, path))??;
         Ok(answer)
+    }
+
+    /// The serial number of the certificate in use.
+    pub fn serial(&self) -> anyhow::Result<String> {
+        let page = serde_json::from_str(&self.admin("/certificates")?).context("reading /certificates")?;
+        find_serial(&page).context("no serial number in /certificates")
     }
 
     /// Everything that the sidecar has said.
@@ -401,6 +407,18 @@ fn secret(path: &Path, text: &str, owner: u32) -> anyhow::Result<()> {
     file.as_mut().map_err(|e| anyhow::anyhow!("writing {}: {e}", path.display()))?.write_all(text.as_bytes())?;
     std::os::unix::fs::chown(path, Some(owner), Some(owner))
         .with_context(|| format!("giving {} to {owner}", path.display()))
+}
+
+/// The first `serial` of a JSON document.
+fn find_serial(value: &serde_json::Value) -> Option<String> {
+    match value {
+        serde_json::Value::Object(map) => match map.get("serial") {
+            Some(serde_json::Value::String(serial)) => Some(serial.clone()),
+            _ => map.values().find_map(find_serial),
+        },
+        serde_json::Value::Array(items) => items.iter().find_map(find_serial),
+        _ => None,
+    }
 }
 
 /// Waits until a program of the control plane says that it serves.

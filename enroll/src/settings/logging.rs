@@ -4,7 +4,9 @@
 use super::{Setting, Table, Unfit, Value};
 use std::io::{self, Write};
 use std::str::FromStr;
-use tracing_subscriber::EnvFilter;
+use tracing_subscriber::filter::Targets;
+use tracing_subscriber::layer::SubscriberExt as _;
+use tracing_subscriber::util::SubscriberInitExt as _;
 use tracing_subscriber::fmt::MakeWriter;
 
 /// How log lines look.
@@ -38,7 +40,7 @@ impl LogSettings {
         let format = table.or("format", LogFormat::Text, "\"text\" or \"json\"");
         let want = "a filter such as \"info\" or \"info,signet_sidecar=debug\"";
         let filter = table.or("filter", "info".to_owned(), want);
-        let filter = filter.filter(|f| table.check("filter", EnvFilter::try_new(f).is_ok(), want));
+        let filter = filter.filter(|f| table.check("filter", f.parse::<Targets>().is_ok(), want));
         Some(Self { format: format?, filter: filter? })
     }
 }
@@ -66,11 +68,15 @@ pub fn init_logging(format: LogFormat, filter: &str) -> Result<(), Box<dyn std::
         Ok(set) if !set.is_empty() => set,
         _ => filter.to_owned(),
     };
-    let builder = tracing_subscriber::fmt().with_env_filter(EnvFilter::try_new(filter)?).with_ansi(false);
+    // `Targets`, not `EnvFilter`: levels by target are all that is wanted, and the engine of regular expressions that the other
+    // brings along is a tenth of the sidecar.
+    let registry = tracing_subscriber::registry().with(filter.parse::<Targets>()?);
+    let lines = tracing_subscriber::fmt::layer().with_ansi(false).with_writer(StderrLines);
     match format {
-        LogFormat::Text => builder.with_writer(StderrLines).try_init(),
-        LogFormat::Json => builder.json().flatten_event(true).with_writer(StderrLines).try_init(),
+        LogFormat::Text => registry.with(lines).try_init()?,
+        LogFormat::Json => registry.with(lines.json().flatten_event(true)).try_init()?,
     }
+    Ok(())
 }
 
 /// Standard error through [`OneLine`].

@@ -157,6 +157,9 @@ fn a_client_without_a_protocol_of_the_list_is_refused() {
         let (mut client, mut server) = connect(&credentials.client_config(offered), &server_config);
         assert_eq!(drive(&mut client, &mut server).1.is_ok(), accepted, "{offered:?}");
     }
+    let server_config = credentials.server_config(ClientAuth::Required, &[b"h2", b"http/1.1"]);
+    let (mut client, mut server) = connect(&credentials.client_config(&[]), &server_config);
+    assert!(drive(&mut client, &mut server).1.is_ok(), "TLS without ALPN is http/1.1");
 }
 
 #[test]

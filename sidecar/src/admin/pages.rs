@@ -83,9 +83,8 @@ fn config(source: &Source) -> Value {
     let state = shared.view.state();
     let decision = |decision: Decision| if decision == Decision::Allow { "allow" } else { "deny" };
     let exception = |e: &EgressException| json!({"network": e.network.to_string(), "ports": e.ports});
-    let destinations = shared.view.destinations();
-    let mut known: Vec<_> = destinations.iter().collect();
-    known.sort_by_key(|(address, _)| **address);
+    let mut known = shared.view.destinations();
+    known.sort_by_key(|(address, _)| *address);
     json!({
         "operator_connected": source.operator_connected.load(Relaxed),
         "configuration": state.map(|state| {
@@ -104,7 +103,7 @@ fn config(source: &Source) -> Value {
             })
         }),
         "destinations": known.into_iter().map(|(address, what)| {
-            json!({"address": address, "is": destination(what)})
+            json!({"address": address, "is": destination(&what)})
         }).collect::<Vec<_>>(),
     })
 }

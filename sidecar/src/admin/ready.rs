@@ -35,14 +35,12 @@ impl Step {
     }
 }
 
-/// Which steps are done. Only ever grows, but for [`Readiness::stop`].
+/// Which steps are done. Only ever grows: SIGTERM does not end readiness while the
+/// application still runs (F39).
 #[derive(Debug, Default)]
 pub struct Readiness {
     done: AtomicU8,
 }
-
-/// Set by [`Readiness::stop`].
-const STOPPING: u8 = 128;
 
 impl Readiness {
     /// This step has happened. Cheap enough for every connection.
@@ -50,11 +48,6 @@ impl Readiness {
         if self.done.load(Relaxed) & step.bit() == 0 {
             self.done.fetch_or(step.bit(), Relaxed);
         }
-    }
-
-    /// The process is stopping: no longer ready, for good.
-    pub fn stop(&self) {
-        self.done.fetch_or(STOPPING, Relaxed);
     }
 
     /// Whether all steps are done.
@@ -65,10 +58,6 @@ impl Readiness {
     /// Why it is not ready; empty when it is.
     pub fn missing(&self) -> Vec<&'static str> {
         let done = self.done.load(Relaxed);
-        let mut missing: Vec<_> = Step::ALL.into_iter().filter(|s| done & s.bit() == 0).map(Step::missing).collect();
-        if done & STOPPING != 0 {
-            missing.push("this sidecar is stopping");
-        }
-        missing
+        Step::ALL.into_iter().filter(|s| done & s.bit() == 0).map(Step::missing).collect()
     }
 }

@@ -2,13 +2,15 @@
 //! of the thread and go back when a direction is idle, so that an idle connection holds none.
 use crate::live::Live;
 use crate::refusal::Broken;
-use crate::tls::{give_back, take_buffer};
+use crate::tls::{BUFFER, give_back, take_buffer};
 use std::future::poll_fn;
 use std::io;
 use std::pin::Pin;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::task::{Context, Poll, ready};
+use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::time::{Sleep, sleep};
 
 /// One end of a connection that is being carried.
 pub trait Side: AsyncRead + AsyncWrite + Unpin {
@@ -16,9 +18,19 @@ pub trait Side: AsyncRead + AsyncWrite + Unpin {
     const NAME: &'static str;
     /// Most bytes of one read. What goes into records is read in whole records: 64 KiB.
     const READ: usize = 64 * 1024;
+    /// Most bytes of one write that leave in whole records.
+    const WRITE: usize = BUFFER;
+    /// Whether `broken` wakes the task; otherwise it only looks.
+    const WAKES: bool = false;
+    /// Why the other end broke the connection, as far as that is known without reading. Asked while nothing is read from this
+    /// side: its direction has ended, or what was read has no room at the other.
+    fn broken(&mut self, cx: &mut Context<'_>) -> Option<io::Error>;
     /// Makes the other end see a reset instead of an orderly end.
     fn abort(&mut self);
 }
+
+/// How often a side that nothing is read from is looked at: the kernel wakes nobody for a reset there.
+const LOOK: Duration = Duration::from_secs(1);
 
 /// One direction.
 #[derive(Default)]
@@ -66,7 +78,7 @@ impl Flow {
                 }
                 Stage::Copying => {
                     let mut storage = self.buffer.take().unwrap_or_else(take_buffer);
-                    let mut buffer = ReadBuf::new(&mut storage[..R::READ]);
+                    let mut buffer = ReadBuf::new(&mut storage[..R::READ.min(W::WRITE)]);
                     let polled = Pin::new(&mut *from).poll_read(cx, &mut buffer);
                     let filled = buffer.filled().len();
                     match polled {
@@ -94,6 +106,19 @@ impl Flow {
     }
 }
 
+impl Flow {
+    /// Whether it waits for bytes, so that a reset would wake it.
+    fn is_reading(&self) -> bool {
+        self.stage == Stage::Copying && self.start == self.end
+    }
+
+    /// Why the side that this direction reads from is broken, if that would not show by itself.
+    fn broken<R: Side>(&self, cx: &mut Context<'_>, from: &mut R, due: bool) -> Option<Broken> {
+        let ask = !self.is_reading() && (due || R::WAKES && self.stage != Stage::Copying);
+        ask.then(|| from.broken(cx)).flatten().map(|error| Broken::Read(R::NAME, error))
+    }
+}
+
 impl Drop for Flow {
     fn drop(&mut self) {
         if let Some(buffer) = self.buffer.take() {
@@ -106,26 +131,61 @@ impl Drop for Flow {
 /// What breaks or is cut is aborted on both sides.
 pub async fn carry<A: Side, B: Side>(caller: &mut A, destination: &mut B, live: &Live) -> Result<(), Broken> {
     let (mut there, mut back) = (Flow::default(), Flow::default());
+    let mut look = None;
     let result = poll_fn(|cx| {
         if let Some(reason) = live.cut.poll(cx) {
             return Poll::Ready(Err(Broken::Cut(reason)));
         }
-        let there = there.poll(cx, caller, destination, &live.sent)?;
-        let back = back.poll(cx, destination, caller, &live.received)?;
-        if there.is_ready() && back.is_ready() { Poll::Ready(Ok(())) } else { Poll::Pending }
+        let sent = there.poll(cx, caller, destination, &live.sent)?;
+        let received = back.poll(cx, destination, caller, &live.received)?;
+        if sent.is_ready() && received.is_ready() {
+            return Poll::Ready(Ok(()));
+        }
+        let due = poll_look(&mut look, there.is_reading() && back.is_reading(), cx);
+        if let Some(error) = there.broken(cx, caller, due) {
+            return Poll::Ready(Err(error));
+        }
+        if let Some(error) = back.broken(cx, destination, due) {
+            return Poll::Ready(Err(error));
+        }
+        Poll::Pending
     })
     .await;
-    if result.is_err() {
+    result.map_err(|broken| {
         caller.abort();
         destination.abort();
+        // Whatever broke first: when the tunnel below was cut, that is why.
+        live.tunnel.as_ref().and_then(|tunnel| tunnel.cut.thrown()).map_or(broken, Broken::Cut)
+    })
+}
+
+/// Whether it is time to look. Made when first needed and let go when it ends, so that bulk costs a timer a second at most.
+fn poll_look(look: &mut Option<Pin<Box<Sleep>>>, reading: bool, cx: &mut Context<'_>) -> bool {
+    if look.is_none() && reading {
+        return false;
     }
-    result
+    let due = look.get_or_insert_with(|| Box::pin(sleep(LOOK))).as_mut().poll(cx).is_ready();
+    if due {
+        *look = None;
+        // The next one is registered by the poll that this asks for.
+        if !reading {
+            cx.waker().wake_by_ref();
+        }
+    }
+    due
 }
 
 impl Side for tokio::net::TcpStream {
     const NAME: &'static str = "application";
+    fn broken(&mut self, _: &mut Context<'_>) -> Option<io::Error> {
+        // What the kernel does not tell about a socket is no fault of the connection.
+        self.take_error().ok().flatten()
+    }
     fn abort(&mut self) {
         // A socket that is gone already cannot be reset, and need not be.
         drop(self.set_zero_linger());
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -46,8 +46,11 @@ pub fn target(authority: &str) -> Result<SocketAddr, Refusal> {
     Ok(super::canonical(address))
 }
 
+/// Status, and the code that `Proxy-Status` carries.
+pub type Answer = (u16, Option<String>);
+
 /// Reads the answer to a CONNECT: the status, and the code that `Proxy-Status` carries; `None`: more bytes are needed.
-pub fn answer(bytes: &[u8]) -> Result<Option<Head<(u16, Option<String>)>>, Refusal> {
+pub fn answer(bytes: &[u8]) -> Result<Option<Head<Answer>>, Refusal> {
     let mut fields = [httparse::EMPTY_HEADER; MAX_FIELDS];
     let mut response = httparse::Response::new(&mut fields);
     match response.parse(bytes) {

@@ -1,7 +1,7 @@
 //! What calls the workload: through the tunnel (15008) with a proved identity, or captured in plaintext (15006) with none. The
 //! verdict is taken before the application hears of the connection; it is dialled at the workload's own address, never loopback.
 use super::pooled::{self, Stream};
-use super::{Path, copy, head, original_destination};
+use super::{Path, copy, head, original_destination, socket};
 use crate::live::{Direction, Registered, Tunnel};
 use crate::proof;
 use crate::record::Record;
@@ -17,8 +17,12 @@ use std::net::SocketAddr;
 use std::pin::pin;
 use std::rc::Rc;
 use std::sync::Arc;
+use std::time::Duration;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
+
+/// How often an inbound tunnel is looked at for being idle or past its certificates.
+const LOOK: Duration = Duration::from_secs(5);
 
 /// Carries one captured plaintext connection. The caller has no identity: only an `unauthenticated` clause or the posture can
 /// admit it.
@@ -44,7 +48,9 @@ pub async fn serve_plaintext(path: Rc<Path>, mut caller: TcpStream, from: Socket
 /// Answers one peer's sidecar: handshake, then what the agreed framing says.
 pub async fn serve_tunnel(path: Rc<Path>, tcp: TcpStream, from: SocketAddr) {
     let shared = path.shared.clone();
-    let Some(permit) = shared.limits.handshake() else {
+    // Many that come at once take turns; only who waits too long is refused.
+    let turn = tokio::time::timeout(shared.settings.connect_time, shared.limits.handshake());
+    let Ok(Some(permit)) = turn.await else {
         shared.observe.limit("handshakes");
         return Record::new(&shared, Direction::Inbound, from).refused(&Refusal::Limit("handshakes in progress"));
     };
@@ -128,6 +134,9 @@ async fn serve_pooled(path: Rc<Path>, tls: Tls, proven: Proven, from: SocketAddr
     let group = proven.group;
     let tunnel = Rc::new(shared.live.hold(Arc::new(proven.into_tunnel(from, false))));
     let limit = shared.settings.head_time;
+    if let Err(error) = socket::must_read(tls.tcp()) {
+        return tracing::debug!(%from, %error, "tunnel was gone before it could be served");
+    }
     let handshake = pooled::server(&shared.settings).handshake::<_, Bytes>(tls);
     let mut connection = match tokio::time::timeout(limit, handshake).await {
         Ok(Ok(connection)) => connection,
@@ -135,9 +144,17 @@ async fn serve_pooled(path: Rc<Path>, tls: Tls, proven: Proven, from: SocketAddr
         Err(_) => return tracing::debug!(%from, "HTTP/2 preface did not arrive in time"),
     };
     let (mut drain, mut draining) = (pin!(path.draining()), false);
+    let (mut look, mut idle) = (pin!(tokio::time::sleep(LOOK)), Duration::ZERO);
+    // Each stream's task holds the tunnel, so that this counts them: of those that the peer has reset already too.
+    let carried = |tunnel: &Rc<_>| Rc::strong_count(tunnel) - 1;
     loop {
         tokio::select! {
             accepted = connection.accept() => match accepted {
+                Some(Ok((_, mut respond))) if carried(&tunnel) >= 2 * shared.settings.streams as usize => {
+                    // HTTP/2 forgets a stream with its reset, its connection to the application ends later (rapid reset).
+                    shared.observe.limit("streams");
+                    respond.send_reset(Reason::REFUSED_STREAM);
+                }
                 Some(Ok((request, respond))) => {
                     tokio::task::spawn_local(serve_stream(shared.clone(), tunnel.clone(), request, respond, group, from));
                 }
@@ -155,6 +172,17 @@ async fn serve_pooled(path: Rc<Path>, tls: Tls, proven: Proven, from: SocketAddr
                 draining = true;
                 connection.graceful_shutdown();
             }
+            () = &mut look => {
+                idle = if carried(&tunnel) == 0 { idle + LOOK } else { Duration::ZERO };
+                // A peer that opens tunnels and leaves them must not use up the connections of all; ours leave twice as early.
+                // And what was proved by certificates that have ended is not proved for new connections.
+                let spent = idle >= 2 * shared.settings.idle_tunnel || shared.now() > tunnel.deadline();
+                if spent && !draining {
+                    draining = true;
+                    connection.graceful_shutdown();
+                }
+                look.as_mut().reset(tokio::time::Instant::now() + LOOK);
+            }
         }
     }
 }
@@ -171,7 +199,21 @@ async fn serve_stream(
     record.peer(&tunnel.peer.leaf.id);
     record.group(group);
     record.framing(Framing::Pooled);
-    let opened = open_stream(&shared, &tunnel, &request, &mut record).await;
+    // Counts as a connection, like one that has a tunnel of its own.
+    let permit = shared.limits.connection(Direction::Inbound);
+    let opened = if permit.is_some() {
+        tokio::select! {
+            biased;
+            // The caller is gone: the application need not hear of it.
+            _ = std::future::poll_fn(|cx| respond.poll_reset(cx)) => {
+                Err(Refusal::TunnelBroke(std::io::ErrorKind::ConnectionReset.into()))
+            }
+            opened = open_stream(&shared, &tunnel, &request, &mut record) => opened,
+        }
+    } else {
+        shared.observe.limit("connections");
+        Err(Refusal::Limit("connections"))
+    };
     let (mut app, mut stream) = match opened {
         Err(refusal) => {
             let mut response = http::Response::new(());
@@ -192,6 +234,7 @@ async fn serve_stream(
     let live =
         shared.live.open(Direction::Inbound, record.source(), record.destination(), Some(tunnel.item.clone()), false);
     record.carry(&live, copy::carry(&mut stream, &mut app, &live)).await;
+    drop(permit);
 }
 
 async fn open_stream(

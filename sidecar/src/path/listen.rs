@@ -1,6 +1,7 @@
 //! The three listeners of one data path thread. The accept loop survives every error: out of file descriptors it backs off
 //! (F36), and above the limit of connections it refuses at once.
 use super::{Path, inbound, outbound, socket};
+use crate::live::Direction;
 use std::io;
 use std::net::SocketAddr;
 use std::pin::pin;
@@ -51,7 +52,11 @@ pub async fn accept(path: Rc<Path>, listener: TcpListener, purpose: Purpose) {
 }
 
 fn start(path: &Rc<Path>, stream: TcpStream, from: SocketAddr, purpose: Purpose) {
-    let Some(permit) = path.shared.limits.connection() else {
+    let direction = match purpose {
+        Purpose::Outbound => Direction::Outbound,
+        Purpose::Plaintext | Purpose::Tunnel => Direction::Inbound,
+    };
+    let Some(permit) = path.shared.limits.connection(direction) else {
         path.shared.observe.limit("connections");
         // Dropped with a reset, so that nothing lingers.
         drop(stream.set_zero_linger());

@@ -61,3 +61,6 @@ impl Path {
         drop(drain.wait_for(|draining| *draining).await);
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -49,8 +49,8 @@ impl Target<'_> {
 }
 
 /// What was opened towards the destination.
-enum Opened {
-    Alone(Tls, Arc<Tunnel>),
+pub(super) enum Opened {
+    Alone(Box<Tls>, Arc<Tunnel>),
     Pooled(Stream, Slot, Arc<Tunnel>),
     Plain(TcpStream),
     Own(TcpStream),
@@ -77,14 +77,14 @@ pub async fn serve(path: Rc<Path>, mut app: TcpStream, from: SocketAddr) {
         (Opened::Alone(mut tls, tunnel), _use) => {
             let held = shared.live.hold(tunnel);
             let live = shared.live.open(Direction::Outbound, source, to, Some(held.item.clone()), false);
-            record.carry(&live, copy::carry(&mut app, &mut tls, &live)).await
+            record.carry(&live, copy::carry(&mut app, &mut *tls, &live)).await
         }
         (Opened::Pooled(mut stream, _slot, tunnel), _use) => {
             let live = shared.live.open(Direction::Outbound, source, to, Some(tunnel), false);
             record.carry(&live, copy::carry(&mut app, &mut stream, &live)).await
         }
         (Opened::Plain(mut tcp), _use) => {
-            let live = shared.live.open(Direction::Outbound, source, to, None, false);
+            let live = shared.live.open_plain(source, to, SocketAddr::from(key));
             record.carry(&live, copy::carry(&mut app, &mut tcp, &live)).await
         }
         (Opened::Own(mut tcp), _use) => {
@@ -201,14 +201,21 @@ async fn plain_endpoint(
     if state.egress.judge(to) == Decision::Deny || state.egress.judge(application) == Decision::Deny {
         return Err(Refusal::EgressDenied(to));
     }
+    // Two answers of the operator that do not agree: a destination known to be meshed is never dialled in plaintext.
+    if let Some(Destination::Workload(Endpoint { peer: Some(_), .. })) =
+        path.shared.view.destination(application.ip()).as_deref()
+    {
+        return Err(Refusal::Contradiction(application));
+    }
     record.plain();
     Ok(Opened::Plain(socket::dial(application, path.shared.settings.connect_time).await?))
 }
 
-async fn open_tunnel(path: &Rc<Path>, target: &Target<'_>, record: &mut Record) -> Result<Opened, Refusal> {
+pub(super) async fn open_tunnel(path: &Rc<Path>, target: &Target<'_>, record: &mut Record) -> Result<Opened, Refusal> {
     let shared = &path.shared;
-    if shared.is_own_uid(target.peer.uid.as_ref()) {
-        // A Service address that resolved to this workload: it may always call itself.
+    if shared.is_own_uid(target.peer.uid.as_ref()) && shared.is_own_address(target.application.ip()) {
+        // A Service address that resolved to this workload: it may always call itself. The UID alone is not enough: a machine
+        // that took it over may have left another behind, and what goes there must not go in plaintext.
         return Ok(Opened::Own(socket::dial(target.application, shared.settings.connect_time).await?));
     }
     record.peer(&target.peer.id);
@@ -225,7 +232,7 @@ async fn open_tunnel(path: &Rc<Path>, target: &Target<'_>, record: &mut Record) 
     tokio::time::timeout(limit, ask_to_connect(&mut tls, target.application, shared.settings.head_bytes))
         .await
         .map_err(|_| Refusal::ConnectTimeout(target.application, limit))??;
-    Ok(Opened::Alone(tls, Arc::new(proven.into_tunnel(target.tunnel_address(), true))))
+    Ok(Opened::Alone(Box::new(tls), Arc::new(proven.into_tunnel(target.tunnel_address(), true))))
 }
 
 /// Opens TLS to a peer's sidecar and requires the identity and UID that the operator named.

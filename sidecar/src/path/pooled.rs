@@ -3,12 +3,12 @@
 use super::Path;
 use super::copy::Side;
 use super::outbound::{self, Target};
+use super::socket;
 use crate::live::{Registered, Tunnel};
 use crate::refusal::Refusal;
 use crate::shared::Settings;
 use crate::shared::Shared;
-use crate::tls::Framing;
-use crate::tls::Tls;
+use crate::tls::{Framing, Tls, is_alert};
 use bytes::Bytes;
 use h2::{Reason, RecvStream, SendStream, client};
 use signet_identity::{SpiffeId, WorkloadUid};
@@ -25,6 +25,8 @@ use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::Instant;
 
+/// Tunnels that are tried for one connection.
+const ATTEMPTS: u32 = 3;
 /// What one slow reader can hold back, in bytes.
 const STREAM_WINDOW: u32 = 512 * 1024;
 /// 256 KiB frames cost 13 % less CPU in bulk than 16 KiB (measured).
@@ -60,6 +62,8 @@ fn client_builder(settings: &Settings) -> client::Builder {
         .initial_connection_window_size(connection_window(settings))
         .max_frame_size(FRAME)
         .enable_push(false)
+        .max_header_list_size(settings.head_bytes)
+        .max_concurrent_reset_streams(32)
         .initial_max_send_streams(settings.streams as usize)
         .max_send_buffer_size(FRAME as usize);
     builder
@@ -130,6 +134,16 @@ impl AsyncWrite for Stream {
 
 impl Side for Stream {
     const NAME: &'static str = "peer";
+    /// Four records with the header of the frame: otherwise its last nine bytes would travel, and be sent, by themselves.
+    const WRITE: usize = 64 * 1024 - 9;
+    const WAKES: bool = true;
+    fn broken(&mut self, cx: &mut Context<'_>) -> Option<io::Error> {
+        match self.send.poll_reset(cx) {
+            Poll::Pending => None,
+            Poll::Ready(Ok(reason)) => Some(broken(reason.into())),
+            Poll::Ready(Err(error)) => Some(broken(error)),
+        }
+    }
     fn abort(&mut self) {
         self.send.send_reset(Reason::CANCEL);
     }
@@ -158,6 +172,10 @@ struct Open {
 struct Carried {
     count: Cell<u32>,
     idle_since: Cell<Instant>,
+    /// The peer has answered a request: it did not refuse our certificate.
+    answered: Cell<bool>,
+    /// A request failed on it: what it carries goes on, nothing new goes there.
+    retired: Cell<bool>,
 }
 
 /// Counts one connection on a tunnel until dropped.
@@ -173,8 +191,28 @@ impl Drop for Slot {
 #[derive(Default)]
 struct Peer {
     open: RefCell<Vec<Open>>,
-    /// One dial at a time: the others wait and share what it opens.
+    /// One dial at a time: the others wait and share what it opens, or why it failed.
     dialling: tokio::sync::Mutex<()>,
+    /// Dials begun so far.
+    dials: Cell<u64>,
+    /// The last dial that failed, by its number.
+    failed: RefCell<Option<(u64, Arc<Refusal>)>>,
+}
+
+/// Keeps a peer's entry in the pool while somebody is about to open a connection; an entry without a tunnel goes with the last.
+struct Visit<'a> {
+    pool: &'a Pool,
+    key: &'a Key,
+    peer: Rc<Peer>,
+}
+
+impl Drop for Visit<'_> {
+    fn drop(&mut self) {
+        // The pool's own and this one.
+        if Rc::strong_count(&self.peer) == 2 && self.peer.open.borrow().is_empty() {
+            self.pool.peers.borrow_mut().remove(self.key);
+        }
+    }
 }
 
 /// A connection that was opened on a tunnel of the pool.
@@ -207,29 +245,64 @@ impl Pool {
             trust_sequence: path.shared.credentials.trust().state().sequence,
         };
         let peer = path.pool.peers.borrow_mut().entry(key.clone()).or_default().clone();
-        // A tunnel that says goodbye between the look and the request is replaced once.
-        for last in [false, true] {
-            let picked = match peer.pick(&path.shared) {
+        let visit = Visit { pool: &path.pool, key: &key, peer };
+        let mut attempt = 1;
+        loop {
+            let picked = match visit.peer.pick(&path.shared) {
                 Some(picked) => picked,
-                None => {
-                    let _turn = peer.dialling.lock().await;
-                    match peer.pick(&path.shared) {
-                        Some(picked) => picked,
-                        None => Self::dial(path, target, &key, &peer).await?,
-                    }
-                }
+                None => Self::wait_or_dial(path, target, &visit).await?,
             };
+            let carried = picked.slot.0.clone();
             match Self::connect(path, target, picked).await {
-                Err(Refusal::TunnelBroke(_)) if !last => {}
+                // A tunnel that said goodbye between the look and the request, or before, is passed over from here on.
+                Err(Refusal::TunnelBroke(_) | Refusal::RefusedByPeer(_)) if attempt < ATTEMPTS => {
+                    carried.retired.set(true);
+                    attempt += 1;
+                }
                 other => return other,
             }
         }
-        Err(Refusal::TunnelBroke(io::ErrorKind::ConnectionReset.into()))
+    }
+
+    /// Dials, or waits for the dial that is under way: what it opens is shared, and so is its failure. Were it not, a hundred
+    /// callers of a peer that is gone would wait for a hundred timeouts one after the other.
+    async fn wait_or_dial(path: &Rc<Path>, target: &Target<'_>, visit: &Visit<'_>) -> Result<Picked, Refusal> {
+        let peer = &visit.peer;
+        let (_turn, waited_for) = if let Ok(turn) = peer.dialling.try_lock() {
+            (turn, None)
+        } else {
+            let under_way = peer.dials.get();
+            (peer.dialling.lock().await, Some(under_way))
+        };
+        if let Some(picked) = peer.pick(&path.shared) {
+            return Ok(picked);
+        }
+        if let (Some(under_way), Some((number, refusal))) = (waited_for, &*peer.failed.borrow())
+            && *number >= under_way
+        {
+            return Err(Refusal::Shared(refusal.clone()));
+        }
+        peer.dials.set(peer.dials.get() + 1);
+        Self::dial(path, target, visit.key, peer).await.map_err(|refusal| {
+            let refusal = Arc::new(refusal);
+            peer.failed.replace(Some((peer.dials.get(), refusal.clone())));
+            Refusal::Shared(refusal)
+        })
     }
 
     async fn connect(path: &Rc<Path>, target: &Target<'_>, picked: Picked) -> Result<Opened, Refusal> {
         let limit = path.shared.settings.connect_time;
-        let lost = |e| Refusal::TunnelBroke(broken(e));
+        let carried = picked.slot.0.clone();
+        // A peer that refuses our certificate says so only after our half of the handshake: here, with the first request.
+        let lost = |error: h2::Error| {
+            let below = error.is_io();
+            let error = broken(error);
+            if below && !carried.answered.get() && is_alert(&error) {
+                Refusal::RefusedByPeer(error)
+            } else {
+                Refusal::TunnelBroke(error)
+            }
+        };
         let mut requests = picked.requests;
         poll_fn(|cx| requests.poll_ready(cx)).await.map_err(lost)?;
         let mut request = http::Request::new(());
@@ -241,6 +314,7 @@ impl Pool {
         // The peer has its own limit for its application; ours is later, so that its answer is heard.
         let answer = tokio::time::timeout(limit * 2, response).await;
         let response = answer.map_err(|_| Refusal::ConnectTimeout(target.application, limit * 2))?.map_err(lost)?;
+        carried.answered.set(true);
         if response.status() != http::StatusCode::OK {
             let reason =
                 response.headers().get("proxy-status").and_then(|v| super::head::proxy_status_code(v.as_bytes()));
@@ -252,28 +326,56 @@ impl Pool {
 
     async fn dial(path: &Rc<Path>, target: &Target<'_>, key: &Key, peer: &Rc<Peer>) -> Result<Picked, Refusal> {
         let (tls, proven) = outbound::dial_tunnel(&path.shared, target, Framing::Pooled).await?;
-        let (group, no_new_streams_at) = (proven.group, proven.validity().no_new_streams_at());
+        socket::must_read(tls.tcp()).map_err(Refusal::TunnelBroke)?;
+        let (group, no_new_streams_at) = (proven.group, proven.validity().no_new_streams_from(path.shared.now()));
         let tunnel = Arc::new(proven.into_tunnel(key.address, true));
         let tunnel = Rc::new(path.shared.live.hold(tunnel));
         let (requests, connection) =
             client_builder(&path.shared.settings).handshake(tls).await.map_err(|e| Refusal::TunnelBroke(broken(e)))?;
         let now = Instant::now();
-        let carried = Rc::new(Carried { count: Cell::new(0), idle_since: Cell::new(now) });
+        // Whoever dialled takes the first place, whatever the tunnel's age by now: it is as fresh as can be had.
+        let carried = Rc::new(Carried {
+            count: Cell::new(1),
+            idle_since: Cell::new(now),
+            answered: Cell::new(false),
+            retired: Cell::new(false),
+        });
+        let slot = Slot(carried.clone());
         peer.open.borrow_mut().push(Open {
-            requests,
+            requests: requests.clone(),
             tunnel: tunnel.clone(),
             group,
             no_new_streams_at,
             carried: carried.clone(),
         });
-        tokio::task::spawn_local(drive(path.clone(), connection, tunnel, key.clone(), carried));
-        peer.pick(&path.shared).ok_or_else(|| Refusal::TunnelBroke(io::ErrorKind::ConnectionAborted.into()))
+        tokio::task::spawn_local(drive(path.clone(), connection, tunnel.clone(), key.clone(), carried));
+        Ok(Picked { requests, tunnel, group, slot })
+    }
+
+    #[cfg(test)]
+    pub fn is_empty(&self) -> bool {
+        self.peers.borrow().is_empty()
+    }
+
+    /// Whether a tunnel is left that would take another request, as far as HTTP/2 knows.
+    #[cfg(test)]
+    pub fn takes_more(&self) -> bool {
+        let noop = &mut Context::from_waker(std::task::Waker::noop());
+        let mut takes = |open: &Open| matches!(open.requests.clone().poll_ready(noop), Poll::Ready(Ok(())));
+        self.peers.borrow().values().any(|peer| peer.open.borrow().iter().any(&mut takes))
+    }
+
+    #[cfg(test)]
+    pub fn carried(&self) -> u32 {
+        let peers = self.peers.borrow();
+        peers.values().map(|peer| peer.open.borrow().iter().map(|open| open.carried.count.get()).sum::<u32>()).sum()
     }
 
     fn remove(&self, key: &Key, tunnel: &Tunnel) {
         let mut peers = self.peers.borrow_mut();
         if let Some(peer) = peers.get(key) {
             peer.open.borrow_mut().retain(|open| open.tunnel.exporter != tunnel.exporter);
+            // Whoever visits it takes it away when he leaves.
             if peer.open.borrow().is_empty() && Rc::strong_count(peer) == 1 {
                 peers.remove(key);
             }
@@ -294,7 +396,10 @@ impl Peer {
         let (open, now, streams) = (self.open.borrow(), shared.now(), shared.settings.streams as usize);
         let usable = |o: &&Open| {
             let room = o.requests.current_max_send_streams().min(streams);
-            now < o.no_new_streams_at && (o.carried.count.get() as usize) < room && o.tunnel.cut.thrown().is_none()
+            !o.carried.retired.get()
+                && now < o.no_new_streams_at
+                && (o.carried.count.get() as usize) < room
+                && o.tunnel.cut.thrown().is_none()
         };
         let chosen = open.iter().filter(usable).max_by_key(|o| o.carried.count.get())?;
         chosen.carried.count.set(chosen.carried.count.get() + 1);
@@ -316,7 +421,8 @@ async fn drive(
     let watch = async {
         loop {
             tokio::time::sleep(PING.min(idle)).await;
-            if carried.count.get() == 0 && carried.idle_since.get() + idle <= Instant::now() {
+            let spent = carried.retired.get() || carried.idle_since.get() + idle <= Instant::now();
+            if carried.count.get() == 0 && spent {
                 return;
             }
             if let Some(pings) = &mut pings

@@ -11,8 +11,12 @@ use rustls_pki_types::{CertificateDer, ServerName};
 use std::io;
 use std::ops::Deref;
 use std::sync::Arc;
+use std::time::Duration;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
+
+/// How long a refused peer may take to read why.
+const PART: Duration = Duration::from_secs(1);
 
 /// What a finished handshake leaves.
 pub struct Established {
@@ -122,27 +126,24 @@ async fn establish<C: Unbuffered>(mut tcp: TcpStream, mut connection: C) -> io::
         let UnbufferedStatus { discard, state } = connection.step(incoming.bytes());
         let next = match state {
             // The first error may leave an alert, which the next step encodes; the one after that repeats the error.
-            Err(error) => match failed.take() {
-                Some(first) => {
-                    // Whether the alert leaves does not change what happened.
-                    drop(tcp.write_all(&outgoing).await);
+            Err(error) => {
+                if let Some(first) = failed.take() {
+                    part(&mut tcp, &outgoing).await;
                     return Err(io::Error::new(io::ErrorKind::InvalidData, first));
                 }
-                None => {
-                    failed = Some(error);
-                    Next::Again
-                }
-            },
+                failed = Some(error);
+                Next::Again
+            }
             Ok(ConnectionState::EncodeTlsData(mut data)) => {
                 encode(&mut data, &mut outgoing)?;
                 Next::Again
             }
             Ok(ConnectionState::TransmitTlsData(data)) => {
-                let sent = tcp.write_all(&outgoing).await;
                 if let Some(error) = failed {
+                    part(&mut tcp, &outgoing).await;
                     return Err(io::Error::new(io::ErrorKind::InvalidData, error));
                 }
-                sent?;
+                tcp.write_all(&outgoing).await?;
                 outgoing.clear();
                 data.done();
                 Next::Again
@@ -179,6 +180,23 @@ async fn establish<C: Unbuffered>(mut tcp: TcpStream, mut connection: C) -> io::
     let (buffer, filled) = (incoming.buffer.take(), incoming.filled);
     let records = Records::new(tcp, kernel, opener, sealer, buffer, filled, ahead);
     Ok(Established { records, chain, alpn, group, binding })
+}
+
+/// Says the alert and waits for the peer to have read it: a socket that is closed with bytes unread sends a reset, which would
+/// destroy the alert on its way. Whether the alert leaves does not change what happened, so that errors end it and no more.
+async fn part(tcp: &mut TcpStream, alert: &[u8]) {
+    let goodbye = async {
+        tcp.write_all(alert).await?;
+        tcp.shutdown().await?;
+        let mut buffer = [0; 1024];
+        for _ in 0..64 {
+            if tcp.read(&mut buffer).await? == 0 {
+                break;
+            }
+        }
+        io::Result::Ok(())
+    };
+    drop(tokio::time::timeout(PART, goodbye).await);
 }
 
 fn encode<D>(data: &mut rustls::unbuffered::EncodeTlsData<'_, D>, outgoing: &mut Vec<u8>) -> io::Result<()> {

@@ -107,7 +107,11 @@ pub struct Records {
     read_closed: bool,
     write_closed: bool,
     owes_key_update: bool,
-    empty_records: u8,
+    /// Records after which we change our key: `UPDATE_AFTER`, or less in a test.
+    update_after: u64,
+    empties: u8,
+    /// What ended reading. It is final: the record behind one that was refused would still open.
+    failed: Option<RecordFailure>,
 }
 
 impl Records {
@@ -136,7 +140,9 @@ impl Records {
             read_closed: false,
             write_closed: false,
             owes_key_update: false,
-            empty_records: 0,
+            update_after: cipher::UPDATE_AFTER,
+            empties: 0,
+            failed: None,
         }
     }
 
@@ -148,6 +154,11 @@ impl Records {
     #[cfg(test)]
     pub(super) fn holds_buffer(&self) -> bool {
         self.incoming.buffer.is_some() || self.outgoing.buffer.is_some()
+    }
+
+    #[cfg(test)]
+    pub(super) fn update_after(&mut self, records: u64) {
+        self.update_after = records;
     }
 
     /// Gives back plaintext that was read too far: the next read returns it first.
@@ -213,8 +224,8 @@ impl Records {
     }
 
     fn count_empty(&mut self, length: usize) -> Result<(), RecordFailure> {
-        self.empty_records = if length == 0 { self.empty_records + 1 } else { 0 };
-        if self.empty_records > EMPTY_RECORDS {
+        self.empties = if length == 0 { self.empties + 1 } else { 0 };
+        if self.empties > EMPTY_RECORDS {
             Err(RecordFailure::new(UNEXPECTED_MESSAGE, "too many empty records"))
         } else {
             Ok(())
@@ -249,13 +260,18 @@ impl Records {
         Ok(())
     }
 
-    fn queue_control(&mut self, kind: u8, content: &[u8]) -> Result<(), RecordError> {
+    pub(super) fn queue_control(&mut self, kind: u8, content: &[u8]) -> Result<(), RecordError> {
         self.queue(kind, content.len(), |place| place.copy_from_slice(content))
     }
 
     /// Changes the key that we seal with.
     pub(super) fn update_key(&mut self) -> io::Result<()> {
         self.queue_control(HANDSHAKE, &[KEY_UPDATE, 0, 0, 1, 0]).map_err(io::Error::other)?;
+        self.change_key()
+    }
+
+    /// The second half of `update_key`: what is sealed from here on takes the next key.
+    pub(super) fn change_key(&mut self) -> io::Result<()> {
         self.sealer = self.kernel.next_sealer().map_err(io::Error::other)?;
         self.owes_key_update = false;
         Ok(())
@@ -274,8 +290,8 @@ impl Records {
     }
 
     /// Tells the peer why, as far as the socket takes it at once, and becomes unusable.
-    fn fail(&mut self, cx: &mut Context<'_>, failure: RecordFailure) -> io::Error {
-        if let Some(alert) = failure.alert
+    fn fail(&mut self, cx: &mut Context<'_>, failure: RecordFailure) {
+        if let Told::Peer(alert) = failure.told
             && !self.write_closed
             && self.queue_control(ALERT, &[FATAL, alert]).is_ok()
         {
@@ -283,34 +299,47 @@ impl Records {
             drop(self.poll_send(cx));
         }
         self.write_closed = true;
-        io::Error::new(io::ErrorKind::InvalidData, failure)
+        self.incoming.release();
+        self.failed = Some(failure);
     }
 }
 
+/// Who was told by an alert, and which.
+#[derive(Debug, Clone, Copy)]
+enum Told {
+    Peer(u8),
+    Us(u8),
+}
+
 /// Why the connection cannot go on.
-#[derive(Debug, thiserror::Error)]
+#[derive(Debug, Clone, thiserror::Error)]
 #[error("{what}")]
 struct RecordFailure {
-    /// What the peer is told; `None` when it told us.
-    alert: Option<u8>,
+    told: Told,
     what: String,
 }
 
 impl RecordFailure {
     fn new(alert: u8, what: &str) -> Self {
-        Self { alert: Some(alert), what: what.into() }
+        Self { told: Told::Peer(alert), what: what.into() }
     }
     fn received(description: u8) -> Self {
-        Self {
-            alert: None,
-            what: format!("the peer sent alert {description} ({:?})", rustls::AlertDescription::from(description)),
+        Self { told: Told::Us(description), what: String::new() }
+    }
+    /// An alert of the peer's is `ConnectionAborted` and holds rustls' error, as it does in a handshake; HTTP/2 keeps the kind.
+    fn error(&self) -> io::Error {
+        match self.told {
+            Told::Peer(_) => io::Error::new(io::ErrorKind::InvalidData, self.clone()),
+            Told::Us(description) => {
+                io::Error::new(io::ErrorKind::ConnectionAborted, rustls::Error::AlertReceived(description.into()))
+            }
         }
     }
 }
 
 impl From<RecordError> for RecordFailure {
     fn from(error: RecordError) -> Self {
-        Self { alert: Some(error.alert()), what: error.to_string() }
+        Self { told: Told::Peer(error.alert()), what: error.to_string() }
     }
 }
 
@@ -322,14 +351,25 @@ impl AsyncRead for Records {
             if this.take_ready(out) {
                 continue;
             }
+            if let Some(failure) = &this.failed {
+                // What was opened before the fault is handed out first; the fault comes again with the next read.
+                if out.filled().len() > before {
+                    break;
+                }
+                return Poll::Ready(Err(failure.error()));
+            }
             if this.read_closed {
+                // What follows close_notify is ignored (RFC 8446 section 6.1).
+                this.incoming.release();
                 break;
             }
             match this.open_next(out) {
                 Ok(true) => continue,
                 Ok(false) => {}
-                // What was opened before the fault is handed out first; the fault comes again with the next read.
-                Err(failure) => return Poll::Ready(Err(this.fail(cx, failure))),
+                Err(failure) => {
+                    this.fail(cx, failure);
+                    continue;
+                }
             }
             if out.filled().len() > before {
                 break;
@@ -377,7 +417,7 @@ impl AsyncWrite for Records {
         }
         // Nothing is accepted while something waits: at most one buffer is queued, whatever the writer does.
         ready!(this.poll_send(cx))?;
-        if this.owes_key_update || this.sealer.sequence() >= cipher::UPDATE_AFTER {
+        if this.owes_key_update || this.sealer.sequence() >= this.update_after {
             this.update_key()?;
         }
         let mut slices = contents.iter().map(|slice| &**slice).filter(|slice| !slice.is_empty());

@@ -76,7 +76,7 @@ where
         bw.write_all(&back).await.unwrap();
         bw.shutdown().await.unwrap();
     };
-    let (_, _, there_read, back_read) =
+    let ((), (), there_read, back_read) =
         tokio::join!(send_there, send_back, br.read_to_end(&mut got_there), ar.read_to_end(&mut got_back));
     there_read.unwrap();
     back_read.unwrap();
@@ -133,6 +133,31 @@ async fn bytes_that_arrive_with_the_end_of_the_handshake_are_not_lost() {
     let mut got = [0; 10];
     ours.unwrap().records.read_exact(&mut got).await.unwrap();
     assert_eq!(&got, b"early bird");
+}
+
+#[tokio::test]
+async fn much_that_arrives_with_the_end_of_the_handshake_is_not_lost_even_under_a_new_key() {
+    for new_key in [false, true] {
+        let configs = configs(SUITES[0]);
+        let (a, b) = pair().await;
+        let sent = pattern(300_000, 9);
+        let client = async {
+            let mut tls = TlsConnector::from(configs.client).connect(name(), a).await.unwrap();
+            if new_key {
+                tls.get_mut().1.refresh_traffic_keys().unwrap();
+            }
+            tls.write_all(&sent).await.unwrap();
+            tls.shutdown().await.unwrap();
+            tls
+        };
+        let accept = async {
+            let mut got = Vec::new();
+            server(b, configs.server).await.unwrap().records.read_to_end(&mut got).await.unwrap();
+            got
+        };
+        let (_theirs, got) = tokio::join!(client, accept);
+        assert!(got == sent, "{} of {} bytes", got.len(), sent.len());
+    }
 }
 
 #[tokio::test]
@@ -203,7 +228,8 @@ async fn a_failed_handshake_tells_why_and_does_not_hang() {
     let both = async { tokio::join!(client(a, other.client, name()), server(b, mine.server)) };
     let (ours, theirs) = tokio::time::timeout(std::time::Duration::from_secs(5), both).await.expect("no end");
     let error = ours.err().unwrap();
-    assert!(error.get_ref().is_some_and(|e| e.is::<rustls::Error>()), "{error}");
+    let of_rustls = error.get_ref().and_then(|inner| inner.downcast_ref::<rustls::Error>());
+    assert!(of_rustls.is_some(), "{error}");
     let told = theirs.err().unwrap();
     assert!(told.to_string().to_lowercase().contains("alert"), "{told}");
 }
@@ -219,6 +245,141 @@ async fn an_idle_connection_holds_no_buffer() {
     let mut got = vec![0; 100_000];
     theirs.read_exact(&mut got).await.unwrap();
     assert!(!ours.holds_buffer() && !theirs.holds_buffer());
+}
+
+#[tokio::test]
+async fn keys_change_by_themselves_after_enough_records_in_both_roles() {
+    let configs = configs(SUITES[0]);
+    for we_are_client in [true, false] {
+        let (a, b) = pair().await;
+        let (mut ours, theirs): (_, tokio_rustls::TlsStream<TcpStream>) = if we_are_client {
+            let acceptor = TlsAcceptor::from(configs.server.clone());
+            let (ours, theirs) = tokio::join!(client(a, configs.client.clone(), name()), acceptor.accept(b));
+            (ours.unwrap().records, theirs.unwrap().into())
+        } else {
+            let connector = TlsConnector::from(configs.client.clone());
+            let (theirs, ours) = tokio::join!(connector.connect(name(), a), server(b, configs.server.clone()));
+            (ours.unwrap().records, theirs.unwrap().into())
+        };
+        ours.update_after(3);
+        exchange(ours, theirs).await;
+    }
+}
+
+#[tokio::test]
+async fn an_alert_of_the_peer_is_told_from_a_fault_of_the_record_layer() {
+    let configs = configs(SUITES[0]);
+    let (a, b) = pair().await;
+    let (ours, theirs) = tokio::join!(client(a, configs.client.clone(), name()), server(b, configs.server));
+    let (mut ours, mut theirs) = (ours.unwrap().records, theirs.unwrap().records);
+    // bad_certificate: what a server says that refuses our certificate, after our half of the handshake.
+    theirs.queue_control(cipher::ALERT, &[2, 42]).unwrap();
+    theirs.flush().await.unwrap();
+    for _ in 0..2 {
+        let error = ours.read(&mut [0; 8]).await.unwrap_err();
+        assert!(is_alert(&error), "{error}");
+    }
+}
+
+#[tokio::test]
+async fn nothing_is_read_past_a_record_that_was_refused_and_all_before_it_is() {
+    use std::io::Write as _;
+    let configs = configs(SUITES[0]);
+    let (a, b) = pair().await;
+    let (ours, theirs) = tokio::join!(client(a, configs.client, name()), TlsAcceptor::from(configs.server).accept(b));
+    let (mut ours, (mut raw, mut theirs)) = (ours.unwrap().records, theirs.unwrap().into_inner());
+    let mut sealed = Vec::new();
+    for (words, forge) in [(b"one", false), (b"two", true), (b"3rd", false)] {
+        theirs.writer().write_all(words).unwrap();
+        let mut record = Vec::new();
+        theirs.write_tls(&mut record).unwrap();
+        *record.last_mut().unwrap() ^= u8::from(forge);
+        sealed.extend(record);
+    }
+    raw.write_all(&sealed).await.unwrap();
+    let mut got = Vec::new();
+    let error = ours.read_to_end(&mut got).await.unwrap_err();
+    assert_eq!((&got[..], &*error.to_string()), (&b"one"[..], "record does not authenticate"));
+    let again = ours.read(&mut [0; 100]).await.unwrap_err();
+    assert_eq!(again.to_string(), "record does not authenticate");
+}
+
+#[tokio::test]
+async fn f29_a_flood_of_records_that_carry_nothing_ends_the_connection() {
+    let key_update: &[u8] = &[24, 0, 0, 1, 1];
+    let configs = configs(SUITES[0]);
+    for (kind, content) in [(cipher::DATA, &[][..]), (cipher::HANDSHAKE, key_update), (cipher::ALERT, &[1, 90])] {
+        let (a, b) = pair().await;
+        let (ours, theirs) = tokio::join!(client(a, configs.client.clone(), name()), server(b, configs.server.clone()));
+        let (mut ours, mut theirs) = (ours.unwrap().records, theirs.unwrap().records);
+        for _ in 0..100 {
+            theirs.queue_control(kind, content).unwrap();
+            if content == key_update {
+                theirs.change_key().unwrap();
+            }
+        }
+        theirs.flush().await.unwrap();
+        let error = ours.read(&mut [0; 8]).await.unwrap_err();
+        assert_eq!(error.to_string(), "too many empty records", "type {kind}");
+    }
+}
+
+#[tokio::test]
+async fn what_follows_close_notify_is_ignored_and_not_kept() {
+    let configs = configs(SUITES[0]);
+    let (a, b) = pair().await;
+    let (ours, theirs) = tokio::join!(client(a, configs.client, name()), server(b, configs.server));
+    let (mut ours, mut theirs) = (ours.unwrap().records, theirs.unwrap().records);
+    theirs.queue_control(cipher::ALERT, &[1, 0]).unwrap();
+    theirs.queue_control(cipher::DATA, b"too late").unwrap();
+    theirs.flush().await.unwrap();
+    for _ in 0..2 {
+        assert_eq!(ours.read(&mut [0; 8]).await.unwrap(), 0);
+    }
+    assert!(!ours.holds_buffer());
+}
+
+proptest::proptest! {
+    #![proptest_config(proptest::prelude::ProptestConfig::with_cases(300))]
+
+    /// F20: whatever a peer seals with the right key is data, an orderly end or an error; never a panic, never for ever.
+    #[test]
+    fn f20_any_sealed_content_ends_in_data_an_end_or_an_error(
+        records in proptest::collection::vec((20_u8..25, proptest::prop_oneof![
+            proptest::collection::vec(proptest::prelude::any::<u8>(), 0..40),
+            proptest::strategy::Just(vec![24, 0, 0, 1, 0]),
+            proptest::strategy::Just(vec![1, 0]),
+            proptest::strategy::Just(vec![4, 0, 0, 0]),
+        ]), 0..12),
+        room in 1_usize..200,
+        we_are_client in proptest::prelude::any::<bool>(),
+    ) {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        runtime.block_on(async {
+            let configs = configs(SUITES[0]);
+            let (a, b) = pair().await;
+            let (one, other) = tokio::join!(client(a, configs.client, name()), server(b, configs.server));
+            let (one, other) = (one.unwrap().records, other.unwrap().records);
+            let (mut ours, mut theirs) = if we_are_client { (one, other) } else { (other, one) };
+            let mut data: Vec<u8> = Vec::new();
+            for (kind, content) in &records {
+                theirs.queue_control(*kind, content).unwrap();
+                if *kind == cipher::DATA {
+                    data.extend(content);
+                }
+            }
+            theirs.shutdown().await.unwrap();
+            drop(theirs);
+            let (mut got, mut piece) = (Vec::new(), vec![0; room]);
+            let read = async {
+                while let Ok(count @ 1..) = ours.read(&mut piece).await {
+                    got.extend(&piece[..count]);
+                }
+            };
+            tokio::time::timeout(std::time::Duration::from_secs(5), read).await.expect("no end");
+            assert!(data.starts_with(&got), "what came out was not what was put in");
+        });
+    }
 }
 
 mod hostile {

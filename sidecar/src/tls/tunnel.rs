@@ -1,6 +1,6 @@
 //! A tunnel between two sidecars: a finished handshake yields the stream and what it proved.
 use super::{BUFFER, Established, Records, client, server};
-use crate::live::{Exporter, Tunnel, Validity};
+use crate::live::{Evidence, Exporter, Tunnel, Validity};
 use crate::path::Side;
 use crate::refusal::Refusal;
 use crate::shared::Shared;
@@ -55,7 +55,10 @@ pub struct Proven {
     pub peer: Peer,
     /// What it presented.
     pub chain: Vec<CertificateDer<'static>>,
-    /// Our SVID in this handshake.
+    /// The trust sequence before it was verified.
+    pub trust: u64,
+    /// Our SVID in this handshake. When a new one came in the middle, either may have been presented: then the client counts on
+    /// the older and proves the tunnel again in time for both, and the server on the newer and does not cut it before.
     pub own: Arc<Svid>,
     /// Which framing was agreed.
     pub framing: Framing,
@@ -75,7 +78,8 @@ impl Proven {
     /// As an entry for the registry.
     pub fn into_tunnel(self, remote: SocketAddr, outbound: bool) -> Tunnel {
         let validity = self.validity();
-        Tunnel::new(self.peer, self.chain, self.own.id().clone(), self.exporter, remote, outbound, validity)
+        let evidence = Evidence::new(self.peer, self.chain, self.trust);
+        Tunnel::new(evidence, self.own.id().clone(), self.exporter, remote, outbound, validity)
     }
 }
 
@@ -92,20 +96,22 @@ impl Tls {
         framing: Framing,
         limit: Duration,
     ) -> Result<(Self, Proven), Refusal> {
-        let own = shared.usable_svid()?;
+        let (own, trust) = (shared.usable_svid()?, shared.credentials.trust().state().sequence);
         let handshake = tokio::time::timeout(limit, client(tcp, shared.tls.client(framing), tls::unnamed()));
         let established =
             handshake.await.map_err(|_| Refusal::HandshakeTimeout(limit))?.map_err(|e| Self::failed(e, true))?;
-        Self::finish(established, own)
+        Self::finish(established, own, trust, None)
     }
 
     /// Answers a peer's sidecar.
     pub async fn accept(shared: &Shared, tcp: TcpStream, limit: Duration) -> Result<(Self, Proven), Refusal> {
-        let own = shared.usable_svid()?;
+        shared.usable_svid()?;
+        let trust = shared.credentials.trust().state().sequence;
         let handshake = tokio::time::timeout(limit, server(tcp, shared.tls.server()));
         let established =
             handshake.await.map_err(|_| Refusal::HandshakeTimeout(limit))?.map_err(|e| Self::failed(e, false))?;
-        Self::finish(established, own)
+        // TLS without ALPN carries HTTP/1.1: curl offers no protocol to a proxy.
+        Self::finish(established, shared.usable_svid()?, trust, Some(Framing::Alone))
     }
 
     fn failed(error: io::Error, by_client: bool) -> Refusal {
@@ -116,12 +122,26 @@ impl Tls {
         }
     }
 
-    fn finish(established: Established, own: Arc<Svid>) -> Result<(Self, Proven), Refusal> {
+    fn finish(
+        established: Established,
+        own: Arc<Svid>,
+        trust: u64,
+        without_alpn: Option<Framing>,
+    ) -> Result<(Self, Proven), Refusal> {
         let Established { records, chain, alpn, group, binding } = established;
         let peer = tls::peer(Some(&chain)).map_err(Refusal::PeerCertificate)?;
-        let framing = Framing::ALL.into_iter().find(|f| alpn.as_deref() == Some(f.alpn())).ok_or(Refusal::NoFraming)?;
+        let framing = match alpn {
+            None => without_alpn,
+            Some(name) => Framing::ALL.into_iter().find(|framing| name == framing.alpn()),
+        };
+        let framing = framing.ok_or(Refusal::NoFraming)?;
         let group = group.map_or("none", group_name);
-        Ok((Self { records }, Proven { peer, chain, own, framing, group, exporter: binding }))
+        Ok((Self { records }, Proven { peer, chain, trust, own, framing, group, exporter: binding }))
+    }
+
+    /// The socket below.
+    pub fn tcp(&self) -> &TcpStream {
+        self.records.tcp()
     }
 
     /// Gives back bytes that were read too far: the next read returns them first.
@@ -134,7 +154,10 @@ impl Tls {
 pub fn is_alert(error: &io::Error) -> bool {
     let alert = error.get_ref().and_then(|inner| inner.downcast_ref::<rustls::Error>());
     matches!(alert, Some(rustls::Error::AlertReceived(_)))
-        || matches!(error.kind(), io::ErrorKind::UnexpectedEof | io::ErrorKind::ConnectionReset)
+        || matches!(
+            error.kind(),
+            io::ErrorKind::UnexpectedEof | io::ErrorKind::ConnectionReset | io::ErrorKind::ConnectionAborted
+        )
 }
 
 fn group_name(group: rustls::NamedGroup) -> &'static str {
@@ -178,6 +201,10 @@ impl AsyncWrite for Tls {
 impl Side for Tls {
     const NAME: &'static str = "peer";
     const READ: usize = BUFFER;
+    fn broken(&mut self, _: &mut Context<'_>) -> Option<io::Error> {
+        // What the kernel does not tell about a socket is no fault of the connection.
+        self.records.tcp().take_error().ok().flatten()
+    }
     fn abort(&mut self) {
         // A socket that is gone already cannot be reset, and need not be.
         drop(self.records.tcp().set_zero_linger());

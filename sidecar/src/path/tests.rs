@@ -1,0 +1,201 @@
+//! Two sidecars in one process: real sockets, real handshakes, and peers that are not ours (rustls' own records, the h2 crate).
+//! What needs the redirect is tested in network namespaces, not here.
+use super::*;
+use crate::report::Reporter;
+use crate::shared::Settings;
+use crate::tls::Framing;
+use crate::view::{Named, View, octets};
+use pooled::Pool;
+use signet_identity::testing::Authority;
+use signet_identity::{Credentials, SpiffeId};
+use signet_proto::control as wire;
+use std::cell::{Cell, RefCell};
+use std::net::{IpAddr, SocketAddr, UdpSocket};
+use std::time::Duration;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::runtime::{Builder, LocalOptions};
+use tokio::task::spawn_local;
+use tokio::time::timeout;
+
+mod floods;
+mod inbound_head;
+mod live;
+mod pool;
+
+pub const SOON: Duration = Duration::from_secs(5);
+
+/// Runs a test as a data path thread runs.
+pub fn local(test: impl Future<Output = ()>) {
+    Builder::new_current_thread().enable_all().build_local(LocalOptions::default()).unwrap().block_on(test);
+}
+
+/// An address of this machine that a workload may have: not loopback. Nothing is sent.
+pub fn own_ip() -> IpAddr {
+    let socket = UdpSocket::bind("0.0.0.0:0").unwrap();
+    socket.connect("203.0.113.1:9").expect("these tests need an address besides loopback");
+    socket.local_addr().unwrap().ip()
+}
+
+pub fn settings() -> Settings {
+    Settings {
+        connect_time: Duration::from_secs(2),
+        head_time: Duration::from_millis(500),
+        head_bytes: 8192,
+        unknown_wait: Duration::from_millis(300),
+        idle_tunnel: Duration::from_secs(300),
+        streams: 16,
+        alone_above: 1 << 20,
+        connections: 1000,
+        handshakes: 16,
+        own_ports: vec![15001],
+    }
+}
+
+/// A configuration for a workload at `own_ip`, with this posture and these rules.
+pub fn config(revision: u64, inbound: &str, rules: Vec<wire::Rule>) -> wire::Config {
+    wire::Config {
+        version: Some(wire::Version { revision, digest: revision.to_string() }),
+        addresses: vec![octets(own_ip())],
+        posture: Some(wire::Posture { inbound: inbound.into(), egress: "allow".into(), egress_exceptions: vec![] }),
+        rules,
+        ..wire::Config::default()
+    }
+}
+
+/// A rule that admits exactly these identities on every port.
+pub fn rule(identities: &[&SpiffeId]) -> wire::Rule {
+    let source = |id: &&SpiffeId| wire::Source { kind: Some(wire::source::Kind::Identity(id.as_str().into())) };
+    wire::Rule {
+        namespace: "shop".into(),
+        name: "callers".into(),
+        all_ports: true,
+        mode: "Enforce".into(),
+        sources: identities.iter().map(source).collect(),
+        ..wire::Rule::default()
+    }
+}
+
+/// One sidecar: what it shares, its one data path thread, and where its tunnel listens.
+pub struct Sidecar {
+    pub path: Rc<Path>,
+    pub shared: Arc<Shared>,
+    pub tunnel: SocketAddr,
+    pub drain: watch::Sender<bool>,
+    /// Who serves the next tunnel that is accepted.
+    pub serving: Rc<RefCell<Rc<Path>>>,
+    /// TCP connections accepted for tunnels so far.
+    pub accepted: Rc<Cell<usize>>,
+}
+
+pub fn path(shared: &Arc<Shared>) -> (Rc<Path>, watch::Sender<bool>) {
+    let (drain, draining) = watch::channel(false);
+    let framings = choose::Framings::new(shared.settings.alone_above);
+    let (pool, loads) = (Pool::default(), Rc::default());
+    (Rc::new(Path { shared: shared.clone(), pool, loads, framings, drain: draining }), drain)
+}
+
+impl Sidecar {
+    pub async fn start(credentials: &Arc<Credentials>, settings: Settings) -> Self {
+        let (view, _) = View::new();
+        let sources = socket::Sources::new(vec![own_ip()]);
+        let shared = Shared::new(settings, credentials.clone(), view, sources, Reporter::default());
+        let (path, drain) = path(&shared);
+        let listener = TcpListener::bind((own_ip(), 0)).await.unwrap();
+        let tunnel = listener.local_addr().unwrap();
+        let serving = Rc::new(RefCell::new(path.clone()));
+        let accepted = Rc::new(Cell::new(0));
+        let (serves, count) = (serving.clone(), accepted.clone());
+        spawn_local(async move {
+            while let Ok((tcp, from)) = listener.accept().await {
+                count.set(count.get() + 1);
+                spawn_local(inbound::serve_tunnel(serves.borrow().clone(), tcp, from));
+            }
+        });
+        Self { path, shared, tunnel, drain, serving, accepted }
+    }
+
+    /// How the operator names this sidecar to its callers.
+    pub fn named(&self) -> Named {
+        let svid = self.shared.credentials.svid().unwrap();
+        let (id, uid) = (svid.id().clone(), svid.uid().cloned());
+        Named { id, uid, tunnel_port: self.tunnel.port(), h2: true, http1: true }
+    }
+}
+
+/// A caller (`web`) and a callee (`orders`) that trust each other, and an application behind the callee that echoes.
+pub struct Mesh {
+    pub authority: Authority,
+    pub web: Sidecar,
+    pub orders: Sidecar,
+    pub application: SocketAddr,
+    /// Connections that the application has accepted.
+    pub calls: Rc<Cell<usize>>,
+}
+
+impl Mesh {
+    pub async fn start() -> Self {
+        Self::with(settings()).await
+    }
+
+    pub async fn with(settings: Settings) -> Self {
+        let authority = Authority::new("example.org");
+        let web = authority.credentials("shop", "web", Some("web-1"));
+        let orders = authority.credentials("shop", "orders", Some("orders-1"));
+        let (web, orders) = (Sidecar::start(&web, settings.clone()).await, Sidecar::start(&orders, settings).await);
+        web.shared.view.apply(&config(1, "deny", vec![])).unwrap();
+        orders.shared.view.apply(&config(1, "allow", vec![])).unwrap();
+        let (application, calls) = echo().await;
+        Self { authority, web, orders, application, calls }
+    }
+
+    /// One connection from `web` to the application behind `orders`, through the pool.
+    pub async fn call(&self, peer: &Named) -> Result<pooled::Opened, crate::refusal::Refusal> {
+        Pool::open(&self.web.path, &Target { peer, application: self.application }).await
+    }
+
+    /// TLS to `orders` by rustls' own record layer, with `web`'s certificate.
+    pub async fn foreign(&self, framing: Framing) -> tokio_rustls::client::TlsStream<TcpStream> {
+        let config = self.web.shared.credentials.client_config(&[framing.alpn()]);
+        let tcp = TcpStream::connect(self.orders.tunnel).await.unwrap();
+        tokio_rustls::TlsConnector::from(config).connect(signet_identity::tls::unnamed(), tcp).await.unwrap()
+    }
+
+    /// Says these bytes over the framing that carries one connection alone, and gives everything that comes back.
+    pub async fn say(&self, bytes: &[u8]) -> String {
+        let mut tls = self.foreign(Framing::Alone).await;
+        tls.write_all(bytes).await.unwrap();
+        tls.flush().await.unwrap();
+        let mut answer = Vec::new();
+        // An end without close_notify is an end too; what matters is what was said before.
+        drop(timeout(SOON, tls.read_to_end(&mut answer)).await.expect("no answer and no end"));
+        String::from_utf8(answer).unwrap()
+    }
+}
+
+/// An application that echoes, at the workload's own address.
+async fn echo() -> (SocketAddr, Rc<Cell<usize>>) {
+    let listener = TcpListener::bind((own_ip(), 0)).await.unwrap();
+    let (address, calls) = (listener.local_addr().unwrap(), Rc::new(Cell::new(0)));
+    let count = calls.clone();
+    spawn_local(async move {
+        while let Ok((mut tcp, _)) = listener.accept().await {
+            count.set(count.get() + 1);
+            spawn_local(async move {
+                let (mut read, mut write) = tcp.split();
+                drop(tokio::io::copy(&mut read, &mut write).await);
+            });
+        }
+    });
+    (address, calls)
+}
+
+/// Waits until something holds.
+pub async fn until(what: &str, holds: impl Fn() -> bool) {
+    let wait = async {
+        while !holds() {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    };
+    timeout(SOON, wait).await.unwrap_or_else(|_| panic!("not within {SOON:?}: {what}"));
+}
