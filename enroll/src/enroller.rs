@@ -46,7 +46,9 @@ pub enum EnrollError {
     #[error(transparent)]
     Connect(#[from] ConnectError),
     /// Neither registration nor token.
-    #[error("this host has not joined yet, and no join token is configured: make one with `signet token create`")]
+    #[error(
+        "this host has not joined yet, and join_token_file is not set or not there: make one with `signet token create`"
+    )]
     NoToken,
     /// A call to the CA.
     #[error(transparent)]

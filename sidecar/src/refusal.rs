@@ -1,6 +1,7 @@
 //! Why a connection was not carried. Each refusal has a stable code for logs, metrics and `Proxy-Status`, and a text that tells
 //! the person what to do.
 use signet_identity::{Rejection, SpiffeId, WorkloadUid};
+use signet_policy::Reason;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
@@ -16,7 +17,9 @@ pub enum Refusal {
     OwnPort(SocketAddr),
     #[error("no configuration has arrived from the operator yet")]
     NoConfiguration,
-    #[error("{0} is inside the mesh's ranges, and the operator named no workload there within {1:?}")]
+    #[error(
+        "{0} is inside the mesh's ranges, and the operator named no workload there within {1:?}; a host there without a sidecar needs a Workload with `meshed: false`"
+    )]
     UnknownDestination(SocketAddr, Duration),
     #[error("the Service at {0} has no port {1}")]
     NoServicePort(IpAddr, u16),
@@ -101,7 +104,11 @@ impl Refusal {
             Self::WrongIdentity { .. } => "wrong_identity",
             Self::WrongUid { .. } => "wrong_uid",
             Self::NoFraming => "no_framing",
-            Self::PeerAnswered { .. } => "peer_answered",
+            // The verdict's own reason, so that both sides' records and metrics say the same; only codes that we know.
+            Self::PeerAnswered { reason, .. } => reason
+                .as_deref()
+                .and_then(|code| Reason::all().iter().map(|known| known.code()).find(|known| *known == code))
+                .unwrap_or("peer_answered"),
             Self::TunnelBroke(_) => "tunnel_broke",
             Self::NotConnect => "not_connect",
             Self::HeadMalformed => "head_malformed",

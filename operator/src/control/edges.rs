@@ -99,7 +99,11 @@ impl Edges {
     }
 }
 
+/// What a sidecar says of connections about which no rule was asked.
+const CARRIED: [&str; 2] = ["meshed", "not_meshed"];
+
 /// A reason code of ours, or "other".
 fn reason(code: &str) -> &'static str {
-    Reason::all().iter().map(|reason| reason.code()).find(|known| *known == code).unwrap_or(OTHER)
+    let verdicts = Reason::all().iter().map(|reason| reason.code());
+    verdicts.chain(CARRIED).find(|known| *known == code).unwrap_or(OTHER)
 }

@@ -27,7 +27,7 @@ fn f38_an_open_connection_is_cut_when_its_rule_goes_and_its_neighbour_is_not() {
         let error = timeout(SOON, opened.stream.read_u8()).await.expect("not cut within 5 s").unwrap_err();
         assert_eq!(error.kind(), std::io::ErrorKind::ConnectionReset);
         let refused = mesh.call(&mesh.orders.named()).await.err().unwrap();
-        assert_eq!(refused.code(), "peer_answered");
+        assert_eq!(refused.code(), "no_rule_matched");
     });
 }
 
