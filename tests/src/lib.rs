@@ -5,6 +5,7 @@ pub mod openssl;
 pub mod outside;
 
 use signet::demo::mesh::{Family, Join, Mesh, Options, Workload};
+use signet::demo::process::wait_for;
 use std::{path::PathBuf, time::Duration};
 
 /// Long enough for anything that should happen at once, on a machine that does much else.
@@ -54,5 +55,8 @@ pub fn pair(mesh: &mut Mesh) -> (Workload, Workload) {
     let orders = join(mesh, "orders", &[("http", 8080)]);
     let checkout = join(mesh, "checkout", &[]);
     mesh.allow("shop", "orders", &[8080], &["checkout"]).expect("the rule is written");
+    // Until then the posture refuses what a test calls first.
+    let in_force = || orders.log().contains("rules=1").then_some(());
+    wait_for("the rule is in force", SOON, in_force).expect("the rule is in force");
     (checkout, orders)
 }
