@@ -82,8 +82,10 @@ fn write_all(format: LogFormat, out: impl Write, jobs: &Receiver<Job>, dropped: 
                     }
                 }
                 Job::Flush(done) => {
-                    // An output that fails has nothing more to wait for, and whoever asked may have gone.
-                    _ = out.flush();
+                    // Counted before whoever asked hears of it; he may have gone.
+                    if out.flush().is_err() {
+                        dropped.fetch_add(1, Relaxed);
+                    }
                     _ = done.try_send(());
                 }
             }

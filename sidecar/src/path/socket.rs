@@ -9,8 +9,8 @@ use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::time::Duration;
 use tokio::net::{TcpSocket, TcpStream};
 
-/// Keepalive, and TCP_USER_TIMEOUT of pooled tunnels (design section 4). Conntrack forgets a half-closed connection after 60 s without traffic;
-/// keepalive runs at half of that.
+/// Keepalive, and TCP_USER_TIMEOUT of pooled tunnels (design section 4). Conntrack forgets a half-closed connection after 60 s
+/// without traffic; keepalive runs at half of that.
 const ALIVE: Duration = Duration::from_secs(30);
 /// As nginx and HAProxy allow by default on busy hosts; the kernel caps it with net.core.somaxconn.
 const BACKLOG: i32 = 4096;
