@@ -114,7 +114,7 @@ impl Flow {
 
     /// Why the side that this direction reads from is broken, if that would not show by itself.
     fn broken<R: Side>(&self, cx: &mut Context<'_>, from: &mut R, due: bool) -> Option<Broken> {
-        let ask = !self.is_reading() && (due || R::WAKES && self.stage != Stage::Copying);
+        let ask = !self.is_reading() && (due || R::WAKES);
         ask.then(|| from.broken(cx)).flatten().map(|error| Broken::Read(R::NAME, error))
     }
 }
