@@ -2,6 +2,7 @@
 //! and stores the last configuration so that a restarted sidecar serves without the operator. Started by `run`.
 use crate::view::{self, View};
 use prost::Message;
+use signet_enroll::Status;
 use signet_identity::{Credentials, SpiffeId};
 use signet_policy::FEATURES;
 use signet_proto::control::{self as wire, control_client::ControlClient, down, up};
@@ -15,7 +16,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::time::Duration;
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 use tokio_stream::wrappers::ReceiverStream;
 
 /// Between two attempts, doubling: 0.5 s to 30 s with jitter.
@@ -173,8 +174,8 @@ impl Held {
 
 impl Control {
     /// Takes the stored configuration, then follows the operator for ever.
-    pub async fn run(self, mut questions: mpsc::Receiver<IpAddr>) {
-        let uid = self.own_uid().await;
+    pub async fn run(self, mut questions: mpsc::Receiver<IpAddr>, enrolled: watch::Receiver<Status>) {
+        let uid = self.own_uid(enrolled).await;
         let mut held = Held::default();
         match self.store.load(&uid) {
             Ok(Some(stored)) => self.restore(stored, &mut held),
@@ -204,13 +205,11 @@ impl Control {
     }
 
     /// The control stream and the store are this workload's alone, so both wait for the first SVID.
-    async fn own_uid(&self) -> String {
-        loop {
-            if let Some(svid) = self.credentials.svid() {
-                return svid.uid().map_or_else(String::new, ToString::to_string);
-            }
-            tokio::time::sleep(Duration::from_millis(10)).await;
-        }
+    async fn own_uid(&self, mut enrolled: watch::Receiver<Status>) -> String {
+        // An ended sender means that the process is ending.
+        drop(enrolled.wait_for(|status| status.serial.is_some()).await);
+        let svid = self.credentials.svid();
+        svid.as_ref().and_then(|svid| svid.uid()).map_or_else(String::new, ToString::to_string)
     }
 
     fn restore(&self, stored: Stored, held: &mut Held) {

@@ -85,8 +85,8 @@ pub fn run(config: &Config) -> anyhow::Result<()> {
         tokio::spawn(admin::serve(Door::Admin, doors(&loopback, config.ports.admin)?, source.clone()));
         tokio::spawn(admin::serve(Door::Health, doors(&config.addresses, config.ports.health)?, source));
         tokio::spawn(become_ready(shared.clone(), enroller.status()));
+        tokio::spawn(control.run(questions, enroller.status()));
         tokio::spawn(enroller.run());
-        tokio::spawn(control.run(questions));
         let ages = Ages { grace: config.tunnel.grace, foreign: config.tunnel.max_age_foreign };
         tokio::spawn(keeper::keep(shared.clone(), ages));
         tokio::spawn(look_for_redirect(shared.clone()));
