@@ -147,7 +147,7 @@ fn doors(addresses: &[IpAddr], port: u16) -> anyhow::Result<Vec<tokio::net::TcpL
 /// Calls itself through the redirect until such a call has arrived: before that the sidecar is not ready.
 async fn look_for_redirect(shared: Arc<Shared>) {
     let mut pause = Duration::from_millis(20);
-    while shared.readiness.missing().contains(&Step::Redirect.missing()) {
+    while !shared.readiness.has_reached(Step::Redirect) {
         // Refused or unanswered while there is no redirect; what counts is what arrives.
         drop(tokio::time::timeout(Duration::from_secs(1), tokio::net::TcpStream::connect(capture::PROBE)).await);
         tokio::time::sleep(pause).await;
@@ -201,7 +201,8 @@ fn start_workers(
 }
 
 fn no_ipv6(error: &std::io::Error) -> bool {
-    matches!(error.raw_os_error(), Some(code) if [97, 99].contains(&code))
+    use rustix::io::Errno;
+    matches!(Errno::from_io_error(error), Some(Errno::AFNOSUPPORT | Errno::ADDRNOTAVAIL))
 }
 
 fn addresses(config: &Config) -> Vec<(Purpose, SocketAddr)> {

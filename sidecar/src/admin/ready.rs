@@ -45,9 +45,14 @@ pub struct Readiness {
 impl Readiness {
     /// This step has happened. Cheap enough for every connection.
     pub fn reached(&self, step: Step) {
-        if self.done.load(Relaxed) & step.bit() == 0 {
+        if !self.has_reached(step) {
             self.done.fetch_or(step.bit(), Relaxed);
         }
+    }
+
+    /// Whether this step has happened.
+    pub fn has_reached(&self, step: Step) -> bool {
+        self.done.load(Relaxed) & step.bit() != 0
     }
 
     /// Whether all steps are done.
@@ -57,7 +62,6 @@ impl Readiness {
 
     /// Why it is not ready; empty when it is.
     pub fn missing(&self) -> Vec<&'static str> {
-        let done = self.done.load(Relaxed);
-        Step::ALL.into_iter().filter(|s| done & s.bit() == 0).map(Step::missing).collect()
+        Step::ALL.into_iter().filter(|step| !self.has_reached(*step)).map(Step::missing).collect()
     }
 }
