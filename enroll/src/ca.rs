@@ -1,11 +1,11 @@
 //! The CA's client: one function for each call of `signet.ca.v1`, with its signatures, its time limit and the checks of its
 //! answer that need no trust.
 use crate::connect::{self, ConnectError};
+use crate::escaped;
 use crate::state_dir::Registration;
-use crate::{escaped, hex};
 use aws_lc_rs::digest::{SHA256, digest};
 use rcgen::PublicKeyData;
-use signet_identity::{Credentials, KeyError, PrivateKey, SpiffeId, TrustDomain};
+use signet_identity::{Credentials, KeyError, PrivateKey, SpiffeId, TrustDomain, hex};
 use signet_proto::ca::certificate_authority_client::CertificateAuthorityClient;
 use signet_proto::ca::issue_request::Attestation;
 use signet_proto::ca::{

@@ -10,16 +10,16 @@
 use crate::ca::{Ca, CallError, token_hash};
 use crate::config::EnrollConfig;
 use crate::connect::ConnectError;
+use crate::escaped;
 use crate::schedule::{Clock, Due, MachineClock, asked_delay, retry_delay};
 use crate::state_dir::{Registration, StateDir, StateError};
 use crate::status::Status;
 use crate::wire::{WireError, trust_state_from_wire};
-use crate::{escaped, hex};
 use rustls::pki_types::{CertificateDer, UnixTime};
 use signet_identity::verify::{Side, verify_chain};
 use signet_identity::{
     Adoption, Bundle, Credentials, IdError, KeyError, PrivateKey, Rejection, Svid, SvidError, TrustError, TrustState,
-    WorkloadUid,
+    WorkloadUid, hex,
 };
 use signet_proto::ca as wire;
 use std::sync::Arc;

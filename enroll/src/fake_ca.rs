@@ -131,7 +131,7 @@ impl CertificateAuthority for Service {
             .map_err(|e| Status::permission_denied(e.to_string()))?;
         let (spiffe_id, workload_uid) =
             book.tokens.get(&request.join_token).cloned().ok_or(Status::permission_denied("no such token"))?;
-        let host_key_id = crate::hex(digest(&SHA256, &request.host_public_key).as_ref());
+        let host_key_id = signet_identity::hex(digest(&SHA256, &request.host_public_key).as_ref());
         book.hosts.insert(host_key_id.clone(), (request.host_public_key, spiffe_id.clone(), workload_uid.clone()));
         Ok(Response::new(RegisterResponse { host_key_id, spiffe_id, workload_uid }))
     }

@@ -45,13 +45,3 @@ pub(crate) fn escaped(error: &(dyn std::error::Error + 'static)) -> String {
     }
     text.chars().flat_map(char::escape_debug).take(400).collect::<String>().replace("\\\"", "\"").replace("\\'", "'")
 }
-
-/// Lower-case hex.
-pub(crate) fn hex(bytes: &[u8]) -> String {
-    use std::fmt::Write;
-    bytes.iter().fold(String::with_capacity(bytes.len() * 2), |mut text, b| {
-        // Writing to a String cannot fail.
-        let _ = write!(text, "{b:02x}");
-        text
-    })
-}

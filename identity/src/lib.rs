@@ -3,6 +3,7 @@
 
 mod certificate;
 mod der;
+mod hex;
 pub mod id;
 pub mod key;
 pub mod profile;
@@ -15,6 +16,7 @@ pub mod trust;
 pub mod uid;
 pub mod verify;
 
+pub use hex::hex;
 pub use id::{IdError, SpiffeId, TrustDomain};
 pub use key::{KeyError, PrivateKey};
 pub use svid::{Svid, SvidError};

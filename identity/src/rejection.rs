@@ -245,14 +245,9 @@ pub(crate) fn shown(bytes: &[u8]) -> String {
     text
 }
 
-/// Bytes as lower-case hex; for key identifiers and serials, which are at most 64 bytes.
+/// Key identifiers and serials, which are at most 64 bytes: no more of a peer's bytes is shown.
 pub(crate) fn hex(bytes: &[u8]) -> String {
-    use fmt::Write;
-    bytes.iter().take(64).fold(String::new(), |mut text, b| {
-        // Writing to a String cannot fail.
-        let _ = write!(text, "{b:02x}");
-        text
-    })
+    crate::hex(bytes.get(..64).unwrap_or(bytes))
 }
 
 /// An OBJECT IDENTIFIER's content in dots, or in hex when it is none. At most 32 bytes are read.

@@ -4,9 +4,8 @@ use super::{Refusal, length};
 use crate::store::{NewToken, Redemption};
 use aws_lc_rs::{digest, rand};
 use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
-use signet_identity::{SpiffeId, WorkloadUid, key, profile};
+use signet_identity::{SpiffeId, WorkloadUid, hex, key, profile};
 use signet_proto::ca::RegisterRequest;
-use std::fmt::Write;
 use zeroize::Zeroizing;
 
 /// What every token begins with, so that scanners for leaked secrets can know it.
@@ -80,13 +79,4 @@ pub fn key_id(public_key_der: &[u8]) -> String {
 
 pub(super) fn sha256(bytes: &[u8]) -> Vec<u8> {
     digest::digest(&digest::SHA256, bytes).as_ref().to_vec()
-}
-
-fn hex(bytes: &[u8]) -> String {
-    let mut text = String::with_capacity(bytes.len() * 2);
-    for byte in bytes {
-        // Writing to a string cannot fail.
-        let _ = write!(text, "{byte:02x}");
-    }
-    text
 }

@@ -2,8 +2,7 @@
 //! problems, so that what is shown as good is what the mesh would take.
 use rustls_pki_types::CertificateDer;
 use serde::Serialize;
-use signet_identity::{Bundle, profile, verify};
-use std::fmt::Write as _;
+use signet_identity::{Bundle, hex, profile, verify};
 use x509_parser::prelude::{FromDer as _, GeneralName, ParsedExtension, X509Certificate};
 
 /// What is shown.
@@ -45,7 +44,7 @@ pub(super) fn read(from: &str, der: &CertificateDer<'static>, now: i64) -> Shown
         },
         subject: certificate.subject().to_string(),
         issuer: certificate.issuer().to_string(),
-        serial: hex(certificate.raw_serial()),
+        serial: serial(certificate.raw_serial()),
         not_before: certificate.validity().not_before.timestamp(),
         not_after: certificate.validity().not_after.timestamp(),
         ..broken(from)
@@ -131,11 +130,8 @@ fn usages(certificate: &X509Certificate<'_>, shown: &mut Shown) {
     }
 }
 
-fn hex(bytes: &[u8]) -> String {
+/// Without leading zeros.
+fn serial(bytes: &[u8]) -> String {
     let significant = bytes.iter().position(|byte| *byte != 0).unwrap_or(0);
-    bytes.iter().skip(significant).fold(String::new(), |mut text, byte| {
-        // Writing to a String cannot fail.
-        let _ = write!(text, "{byte:02x}");
-        text
-    })
+    hex(bytes.get(significant..).unwrap_or_default())
 }

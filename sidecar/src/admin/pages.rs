@@ -8,9 +8,8 @@ use crate::view::{Destination, Endpoint};
 use http::StatusCode;
 use rustls_pki_types::CertificateDer;
 use serde_json::{Value, json};
-use signet_identity::{Bundle, SpiffeId};
+use signet_identity::{Bundle, SpiffeId, hex};
 use signet_policy::{Decision, EgressException};
-use std::fmt::Write as _;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 
@@ -159,14 +158,6 @@ fn certificates(source: &Source) -> Value {
                 "identities": state.deny.identities.iter().map(SpiffeId::as_str).collect::<Vec<_>>(),
             },
         },
-    })
-}
-
-fn hex(bytes: &[u8]) -> String {
-    bytes.iter().fold(String::new(), |mut text, byte| {
-        // Writing to a String cannot fail.
-        _ = write!(text, "{byte:02x}");
-        text
     })
 }
 
