@@ -167,6 +167,7 @@ impl Parts {
         Ok(IssueResponse {
             chain: chain.iter().map(|certificate| certificate.to_vec()).collect(),
             trust: Some(self.publisher.newest().wire.clone()),
+            receipt: Vec::new(),
         })
     }
 
