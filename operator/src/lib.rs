@@ -4,6 +4,7 @@
 //! |---|---|
 //! | `documents` | reads what users write, and names the place of every mistake |
 //! | `files` | watches the directory of documents |
+//! | `cluster` | watches the objects of a cluster instead |
 //! | `index` | from documents to each workload's configuration; plain and synchronous |
 //! | `state` | what is in force, applied whole or not at all |
 //! | `store` | what must be remembered over a restart |
@@ -13,6 +14,7 @@
 //! | `config`, `program` | the configuration file, and what is built from what |
 //!
 //! The command line uses `documents` and `index` to check and explain rules as the operator would.
+pub mod cluster;
 pub mod config;
 pub mod control;
 pub mod crd;
