@@ -217,8 +217,11 @@ async fn a_terminating_pod_may_renew_what_it_holds_and_gets_nothing_anew() {
     assert_eq!(status.code(), Code::Unauthenticated, "{status}");
 
     remove_pod(&world.client, &world.shop, "leaving").await;
-    let status = renew(&mut client, &token, &renewed).await.err().unwrap();
-    assert_eq!(status.code(), Code::Unauthenticated, "a pod that is gone renews nothing: {status}");
+    // The API server may go on to accept the token for some seconds; the live pod is what counts.
+    for token in [&*token, "a-token-that-is-none"] {
+        let status = renew(&mut client, token, &renewed).await.err().expect("a pod that is gone renews nothing");
+        assert!(matches!(status.code(), Code::PermissionDenied | Code::Unauthenticated), "{status}");
+    }
     ca.stop().await;
 }
 
