@@ -1,5 +1,5 @@
 //! The configuration file of `signet-ca`; every key, its default and its bounds. Read once, before any socket is opened.
-use crate::{limits::Rate, root};
+use crate::{limits::Rate, root, state_dir::private_directory};
 use signet_enroll::settings::{File, LogSettings, Problems, Table};
 use signet_identity::{SpiffeId, TrustDomain, profile};
 use std::{
@@ -65,6 +65,9 @@ pub struct Limits {
     pub failures: Rate,
     /// `watches`: open trust streams; 20000.
     pub watches: usize,
+    /// `answer_time`: how long a request may take, the disk included; `8s`. Then its caller is told to ask again; clients
+    /// wait for 15 s.
+    pub answer_time: Duration,
 }
 
 impl Config {
@@ -81,7 +84,15 @@ impl Config {
         let health = top.or("health", SocketAddr::from(([127, 0, 0, 1], 15022)), "an address such as 127.0.0.1:15022");
         let health = health
             .filter(|address| top.check("health", address.ip().is_loopback(), "a loopback address: it is plaintext"));
-        let state_dir = top.or("state_dir", PathBuf::from(DEFAULT_STATE_DIR), "a directory");
+        let state_dir =
+            top.or("state_dir", PathBuf::from(DEFAULT_STATE_DIR), "a directory").filter(|path: &PathBuf| {
+                // One that is not there yet is made at the start.
+                let problem = path.exists().then(|| private_directory(path).err()).flatten();
+                if let Some(problem) = &problem {
+                    top.refuse("state_dir", &problem.to_string(), "a directory that only this user may enter");
+                }
+                problem.is_none()
+            });
         let admin_socket: Option<Option<PathBuf>> = top.optional("admin_socket", "the path of a Unix socket");
         if let (Some(td), Some(namespace)) = (&trust_domain, &control_namespace) {
             let fits = SpiffeId::workload(td, namespace, "signet-ca").is_ok();
@@ -150,6 +161,8 @@ fn limits(table: &mut Table<'_>) -> Option<Limits> {
     let address = rate(table, "per_address", "per_address_burst", Rate { per_second: 200, burst: 1000 });
     let failures = rate(table, "failures", "failures_burst", Rate { per_second: 5, burst: 50 });
     let watches = table.ranged("watches", 20_000_usize, 1..=1_000_000);
+    let answer_time =
+        table.ranged("answer_time", Duration::from_secs(8), Duration::from_millis(100)..=Duration::from_secs(9));
     Some(Limits {
         signing: signing?,
         waiting: waiting?,
@@ -157,6 +170,7 @@ fn limits(table: &mut Table<'_>) -> Option<Limits> {
         address: address?,
         failures: failures?,
         watches: watches?,
+        answer_time: answer_time?,
     })
 }
 

@@ -109,6 +109,7 @@ pub async fn start(config: Config, clock: Clock) -> anyhow::Result<Running> {
         failures: Buckets::new(limits.failures, BUSY_KEYS),
         by_workload: Buckets::new(limits.workload, BUSY_KEYS),
         watches: Arc::new(tokio::sync::Semaphore::new(limits.watches)),
+        answer_time: limits.answer_time,
         stopping: stopping.clone(),
     });
     let server = tokio::spawn(serve_grpc(incoming, service, stopping));

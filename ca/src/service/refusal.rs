@@ -15,7 +15,7 @@ pub(super) fn status(refusal: &Refusal) -> Status {
         }
         Refusal::Redeem(_) => Code::PermissionDenied,
         Refusal::Busy(_) => Code::ResourceExhausted,
-        Refusal::ClockBehind { .. } | Refusal::Issuing(_) | Refusal::Store(_) => Code::Unavailable,
+        Refusal::ClockBehind { .. } | Refusal::Issuing(_) | Refusal::Store(_) | Refusal::Slow(_) => Code::Unavailable,
         Refusal::Internal(_) => Code::Internal,
     };
     let mut status = Status::new(code, refusal.to_string());
@@ -31,7 +31,11 @@ pub(super) fn log(rpc: &'static str, address: IpAddr, refusal: &Refusal) {
     let reason = refusal.reason();
     match refusal {
         Refusal::Busy(_) => tracing::debug!(rpc, %address, reason, "refused"),
-        Refusal::Store(_) | Refusal::Internal(_) | Refusal::Issuing(_) | Refusal::ClockBehind { .. } => {
+        Refusal::Store(_)
+        | Refusal::Slow(_)
+        | Refusal::Internal(_)
+        | Refusal::Issuing(_)
+        | Refusal::ClockBehind { .. } => {
             let cause = refusal.source().map(ToString::to_string).unwrap_or_default();
             tracing::error!(rpc, %address, reason, error = %refusal, cause, "refused");
         }
