@@ -18,6 +18,7 @@ pub mod documents;
 pub mod files;
 pub mod http;
 pub mod index;
+pub mod inject;
 pub mod metrics;
 pub mod program;
 pub mod state;
