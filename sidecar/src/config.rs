@@ -34,6 +34,7 @@
 //!
 //! [limits]
 //! connections = 16384
+//! connections_per_identity = 8192   # inbound; half of `connections`
 //! handshakes = 256
 //! head_bytes = "8KiB"
 //! head_time = "5s"
@@ -121,6 +122,8 @@ pub struct Ports {
 pub struct Limits {
     /// Connections open at once, both directions together.
     pub connections: u32,
+    /// Tunnels and connections that callers of one identity may hold: half of `connections` unless given.
+    pub connections_per_identity: u32,
     /// Inbound TLS handshakes in progress at once.
     pub handshakes: u32,
     /// Bytes of a CONNECT head.
@@ -281,6 +284,8 @@ impl fmt::Display for Ports {
 impl Limits {
     fn read(table: &mut Table<'_>) -> Option<Self> {
         let connections = table.ranged("connections", 16384, 1..=1_000_000);
+        let half = connections.map_or(8192, |connections: u32| connections.div_ceil(2));
+        let connections_per_identity = table.ranged("connections_per_identity", half, 1..=1_000_000);
         let handshakes = table.ranged("handshakes", 256, 1..=65536);
         let head_bytes = table.ranged("head_bytes", Bytes(8192), Bytes(256)..=Bytes(64 * 1024));
         let moments = Duration::from_millis(100)..=seconds(60);
@@ -289,6 +294,7 @@ impl Limits {
         let unknown_wait = table.ranged("unknown_wait", seconds(5), moments);
         Some(Self {
             connections: connections?,
+            connections_per_identity: connections_per_identity?,
             handshakes: handshakes?,
             head_bytes: head_bytes?.0 as u32,
             head_time: head_time?,
