@@ -3,11 +3,7 @@
 //! ```text
 //!                     namespace labels, Settings
 //!                                │
-//! AdmissionReview ─▶ webhook ─▶ inject() ─▶ a patch | a skip with its cause | a refusal with what would be right
-//!                      │
-//!                      ├─ trust: ConfigMap `signet-trust` is in the pod's namespace before the answer is
-//!                      ├─ authority: the webhook's own small CA, and `caBundle`
-//!                      └─ events: what happened, on the pod
+//!            `webhook` ─▶ inject() ─▶ a patch | a skip with its cause | a refusal with what would be right
 //! ```
 //!
 //! [`inject`] is pure: no clock, no cluster, no randomness. It may be called again on its own result, after the API server and

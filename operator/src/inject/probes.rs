@@ -50,23 +50,23 @@ fn rewrite_container(container: &mut Value, list: &str, before: &Value) -> Resul
     let ports = container["ports"].clone();
     let mut own = Map::new();
     for (field, kind) in PROBES {
-        let place = format!("{list}[{name}].{field}");
+        let path = format!("{list}[{name}].{field}");
         let Some(probe) = container.get_mut(field).filter(|probe| probe.is_object()) else { continue };
         let timeout = probe["timeoutSeconds"].as_i64().filter(|seconds| *seconds > 0).unwrap_or(1);
-        if let Some(mut original) = turn(probe, &Place { place, name: &name, kind, ports: &ports, before })? {
+        if let Some(mut original) = turn(probe, &Place { path, name: &name, kind, ports: &ports, before })? {
             original["timeoutSeconds"] = json!(timeout);
             own.insert(kind.to_owned(), original);
         }
     }
     for kind in HOOKS {
-        let place = format!("{list}[{name}].lifecycle.{kind}");
+        let path = format!("{list}[{name}].lifecycle.{kind}");
         let hook = container.get_mut("lifecycle").and_then(|lifecycle| lifecycle.get_mut(kind));
         let Some(hook) = hook.filter(|hook| hook.is_object()) else { continue };
         // A hook by tcpSocket has never been supported by any kubelet.
         if hook.get("httpGet").is_none() {
             continue;
         }
-        if let Some(original) = turn(hook, &Place { place, name: &name, kind, ports: &ports, before })? {
+        if let Some(original) = turn(hook, &Place { path, name: &name, kind, ports: &ports, before })? {
             own.insert(kind.to_owned(), original);
         }
     }
@@ -75,7 +75,7 @@ fn rewrite_container(container: &mut Value, list: &str, before: &Value) -> Resul
 
 /// A probe or hook, and what must be known about its surroundings.
 struct Place<'a> {
-    place: String,
+    path: String,
     name: &'a str,
     kind: &'a str,
     ports: &'a Value,
@@ -89,13 +89,13 @@ fn turn(probe: &mut Value, at: &Place<'_>) -> Result<Option<Value>, Refusal> {
         return Ok(None);
     };
     let mut declared = probe[action].clone();
-    let path = format!("/app-probe/{}/{}", at.name, at.kind);
-    let turned = json!({"path": path, "port": HEALTH_PORT, "scheme": "HTTP"});
+    let replayed = format!("/app-probe/{}/{}", at.name, at.kind);
+    let turned = json!({"path": replayed, "port": HEALTH_PORT, "scheme": "HTTP"});
     if action == "httpGet" && declared["path"] == turned["path"] && declared["port"] == turned["port"] {
         let original = &at.before[at.name][at.kind];
         if !original.is_object() {
             let found = "it calls the sidecar, and what it called before is not known";
-            return Err(Refusal::probe(&at.place, found, "the application's own probe"));
+            return Err(Refusal::probe(&at.path, found, "the application's own probe"));
         }
         return Ok(Some(original.clone()));
     }
@@ -106,10 +106,10 @@ fn turn(probe: &mut Value, at: &Place<'_>) -> Result<Option<Value>, Refusal> {
     let port = number(&declared["port"], at.ports).ok_or_else(|| {
         let found =
             format!("{action}.port: {} is neither a port nor the name of one of this container", declared["port"]);
-        Refusal::probe(&at.place, found, "a number from 1 to 65535, or the name of a port in its `ports`")
+        Refusal::probe(&at.path, found, "a number from 1 to 65535, or the name of a port in its `ports`")
     })?;
     if PORTS.contains(&port) {
-        return Err(Refusal::PortTaken { place: format!("{}.{action}.port", at.place), port });
+        return Err(Refusal::PortTaken { place: format!("{}.{action}.port", at.path), port });
     }
     declared["port"] = json!(port);
     if let Some(fields) = declared.as_object_mut() {

@@ -7,6 +7,7 @@
 //! other_images = []                       # repositories whose images count as our sidecar too
 //! excluded_namespaces = []                # beside kube-system, kube-node-lease and the control namespace
 //! listen = "0.0.0.0:10250"                # the webhook
+//! names = []                              # more names of the webhook, where it is called by URL
 //! cpu_request = "20m"
 //! memory_request = "32Mi"                 # cpu_limit, memory_limit: none
 //! drain_time = "25s"
@@ -33,6 +34,8 @@ pub struct Settings {
     pub control_namespace: String,
     /// Where the webhook listens.
     pub listen: SocketAddr,
+    /// Names and addresses in the webhook's certificate, beside its Service's.
+    pub names: Vec<String>,
     /// The sidecar's image, with tag or digest.
     pub image: String,
     /// `Always`, `IfNotPresent` or `Never`.
@@ -83,6 +86,7 @@ impl Settings {
         let other_images = table.or("other_images", Vec::new(), "repositories without tag");
         let excluded_namespaces = table.or("excluded_namespaces", Vec::new(), "names of namespaces");
         let listen = table.or("listen", SocketAddr::from(([0, 0, 0, 0], 10250)), "an address such as 0.0.0.0:10250");
+        let names = table.or("names", Vec::new(), "DNS names or addresses");
         let cpu_request = quantity(table, "cpu_request", Some("20m"));
         let memory_request = quantity(table, "memory_request", Some("32Mi"));
         let cpu_limit = quantity(table, "cpu_limit", None);
@@ -114,6 +118,7 @@ impl Settings {
             trust_domain: trust_domain.clone(),
             control_namespace: control_namespace.to_owned(),
             listen: listen?,
+            names: names?,
             image: image?,
             pull_policy: pull_policy?,
             other_images: other_images?,
@@ -156,6 +161,7 @@ fn word(table: &mut Table<'_>, key: &str, default: &str, words: &[&str]) -> Opti
     table.check(key, words.contains(&word.as_str()), &want).then_some(word)
 }
 
+#[allow(clippy::option_option, reason = "wrong, absent, and there are three answers, as everywhere in the reader")]
 fn quantity(table: &mut Table<'_>, key: &str, default: Option<&str>) -> Option<Option<Quantity>> {
     let want = "a quantity such as \"100m\" or \"64Mi\"";
     let Some(text) = table.optional::<String>(key, want)?.or(default.map(ToOwned::to_owned)) else { return Some(None) };
