@@ -25,20 +25,21 @@ fn init_containers(pod: &Pod) -> Vec<&str> {
 async fn a_pod_that_opts_in_has_a_sidecar_or_is_refused() {
     let Some(world) = World::start().await else { return };
     let port = free_port();
+    world.helm("install", &["trustDomain=example.org"]).unwrap();
     // No kube-proxy leads to the Service here: the API server calls the same webhook by URL.
     let by_url = |object: &mut Value| {
         for webhook in object.get_mut("webhooks").and_then(Value::as_array_mut).into_iter().flatten() {
             webhook["clientConfig"] = json!({"url": format!("https://localhost:{port}/inject")});
         }
     };
-    let kinds = ["ValidatingAdmissionPolicy", "ValidatingAdmissionPolicyBinding", "MutatingWebhookConfiguration"];
-    world.apply(&kinds, by_url).await;
+    world.apply(&["MutatingWebhookConfiguration"], by_url).await;
+    // With the permissions that the chart gives, and no others.
+    let operator = world.client_of("signet-operator").await;
     let authority = Authority::new("example.org");
     let credentials = authority.credentials(&world.control, "signet-operator", None);
     let settings = world.settings(&format!("listen = \"127.0.0.1:{port}\"\nnames = [\"localhost\"]\n"));
     let mut tasks = JoinSet::new();
-    let webhook =
-        webhook::start(world.client.clone(), credentials.clone(), settings.clone(), &mut tasks).await.unwrap();
+    let webhook = webhook::start(operator.clone(), credentials.clone(), settings.clone(), &mut tasks).await.unwrap();
     webhook.ready.clone().wait_for(|ready| *ready).await.unwrap();
 
     let shop = world.namespace(&json!({INJECT: "enabled"})).await;
@@ -107,7 +108,7 @@ async fn a_pod_that_opts_in_has_a_sidecar_or_is_refused() {
     let before = secret().await;
     let mut replica = JoinSet::new();
     let settings = signet_operator::inject::Settings { listen: ([127, 0, 0, 1], 0).into(), ..settings };
-    let second = webhook::start(world.client.clone(), credentials, settings, &mut replica).await.unwrap();
+    let second = webhook::start(operator, credentials, settings, &mut replica).await.unwrap();
     second.ready.clone().wait_for(|ready| *ready).await.unwrap();
     assert_eq!(secret().await.resource_version(), before.resource_version());
 
