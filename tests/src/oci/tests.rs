@@ -27,17 +27,17 @@ impl Scratch {
             user: 65532,
         }
     }
+}
 
-    /// What another tar program takes out of an image.
-    fn take(&self, tar: &Path, member: &str) -> Vec<u8> {
-        let out = Command::new("tar").arg("xOf").arg(tar).arg(member).output().unwrap();
-        assert!(out.status.success(), "tar: {}", String::from_utf8_lossy(&out.stderr));
-        out.stdout
-    }
+/// What another tar program takes out of an image.
+fn take(tar: &Path, member: &str) -> Vec<u8> {
+    let out = Command::new("tar").arg("xOf").arg(tar).arg(member).output().unwrap();
+    assert!(out.status.success(), "tar: {}", String::from_utf8_lossy(&out.stderr));
+    out.stdout
+}
 
-    fn json(&self, tar: &Path, member: &str) -> Value {
-        serde_json::from_slice(&self.take(tar, member)).unwrap()
-    }
+fn json_of(tar: &Path, member: &str) -> Value {
+    serde_json::from_slice(&take(tar, member)).unwrap()
 }
 
 impl Drop for Scratch {
@@ -69,12 +69,12 @@ fn every_digest_and_size_is_that_of_the_blob_it_names_and_the_layer_holds_the_pr
     let written = scratch.image(b"a program").write(&scratch.0).unwrap();
     let named = |descriptor: &Value| {
         let digest = descriptor["digest"].as_str().unwrap().to_owned();
-        let bytes = scratch.take(&written.path, &blob(&digest));
+        let bytes = take(&written.path, &blob(&digest));
         assert_eq!(sha256(&bytes), digest);
         assert_eq!(Some(bytes.len() as u64), descriptor["size"].as_u64());
         bytes
     };
-    let index = scratch.json(&written.path, "index.json");
+    let index = json_of(&written.path, "index.json");
     assert_eq!(index["manifests"][0]["digest"], written.digest.as_str());
     assert_eq!(index["manifests"][0]["annotations"]["io.containerd.image.name"], "docker.io/signet/signet-ca:1.2.3");
     let manifest: Value = serde_json::from_slice(&named(&index["manifests"][0])).unwrap();
@@ -83,15 +83,15 @@ fn every_digest_and_size_is_that_of_the_blob_it_names_and_the_layer_holds_the_pr
     assert_eq!(config["rootfs"]["diff_ids"][0], manifest["layers"][0]["digest"]);
     let file = scratch.0.join("layer.tar");
     fs::write(&file, layer).unwrap();
-    assert_eq!(scratch.take(&file, "signet-ca"), b"a program");
+    assert_eq!(take(&file, "signet-ca"), b"a program");
 }
 
 #[test]
 fn the_program_is_the_entrypoint_and_does_not_run_as_root() {
     let scratch = Scratch::new();
     let written = scratch.image(b"a program").write(&scratch.0).unwrap();
-    let docker = scratch.json(&written.path, "manifest.json");
-    let config = scratch.json(&written.path, docker[0]["Config"].as_str().unwrap());
+    let docker = json_of(&written.path, "manifest.json");
+    let config = json_of(&written.path, docker[0]["Config"].as_str().unwrap());
     assert_eq!(config["config"]["User"], "65532:65532");
     assert_eq!(config["config"]["Entrypoint"], json!(["/signet-ca"]));
     assert_eq!(config["config"]["Cmd"], json!(["run"]));
