@@ -117,7 +117,10 @@ impl Pages {
             Some(_) => {}
         }
         let documents = self.published.snapshot.borrow().is_none();
-        documents.then(|| "the documents could not be read yet: see /status".into())
+        documents.then(|| {
+            let why = self.published.report.borrow().error.clone();
+            why.unwrap_or_else(|| "the documents could not be read yet: see /status".into())
+        })
     }
 
     fn status(&self) -> serde_json::Value {

@@ -4,7 +4,7 @@ use clap::{Parser, Subcommand};
 use signet_enroll::settings::{LogFormat, init_logging};
 use signet_operator::config::Config;
 use signet_operator::program::Program;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use tokio::signal::unix::{SignalKind, signal};
 
@@ -43,10 +43,19 @@ The smallest operator.toml:
         #[arg(long, value_name = "FILTER")]
         log: Option<String>,
     },
+    /// Writes the custom resource definition of AllowRule and its admission policy: for who builds the chart.
+    #[command(hide = true)]
+    Crd {
+        /// The directory, such as charts/signet/crd.
+        directory: PathBuf,
+    },
 }
 
 fn main() -> ExitCode {
-    let Command::Run { config, files, log_format, log } = Arguments::parse().command;
+    let (config, files, log_format, log) = match Arguments::parse().command {
+        Command::Run { config, files, log_format, log } => (config, files, log_format, log),
+        Command::Crd { directory } => return ended(write_crd(&directory)),
+    };
     let mut config = match Config::read(&config, files) {
         Ok(config) => config,
         Err(problems) => {
@@ -56,13 +65,25 @@ fn main() -> ExitCode {
     };
     config.log.format = log_format.unwrap_or(config.log.format);
     config.log.filter = log.unwrap_or(config.log.filter);
-    match run(config) {
+    ended(run(config))
+}
+
+fn ended(result: anyhow::Result<()>) -> ExitCode {
+    match result {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             complain(&format!("signet-operator: {error:#}"));
             ExitCode::FAILURE
         }
     }
+}
+
+fn write_crd(directory: &Path) -> anyhow::Result<()> {
+    for (name, object) in signet_operator::crd::files() {
+        let path = directory.join(name);
+        std::fs::write(&path, signet_operator::crd::text(&object)?).with_context(|| path.display().to_string())?;
+    }
+    Ok(())
 }
 
 #[allow(clippy::print_stderr, reason = "why the program did not start is for whoever started it, log or no log")]

@@ -3,6 +3,7 @@
 
 mod admin;
 pub mod capture;
+mod clock;
 pub mod config;
 mod control;
 mod keeper;

@@ -26,6 +26,7 @@ fn source() -> Source {
         idle_tunnel: second,
         alone_above: 1,
         connections: 1,
+        per_identity: 1,
         handshakes: 1,
         own_ports: vec![],
     };
@@ -36,6 +37,7 @@ fn source() -> Source {
         shared,
         metrics: Arc::new(Metrics::default()),
         access_log: None,
+        enrolment: tokio::sync::watch::channel(signet_enroll::Status::default()).1,
         operator_connected: Arc::new(AtomicBool::new(false)),
         readiness: Arc::new(Readiness::default()),
     }

@@ -6,7 +6,7 @@ use crate::live::{Direction, Registered, Tunnel};
 use crate::proof;
 use crate::record::Record;
 use crate::refusal::Refusal;
-use crate::shared::Shared;
+use crate::shared::{Place, Shared};
 use crate::tls::Tls;
 use crate::tls::{Framing, Proven};
 use bytes::Bytes;
@@ -35,7 +35,7 @@ pub async fn serve_plaintext(path: Rc<Path>, mut caller: TcpStream, from: Socket
     };
     match opened {
         Err(refusal) => {
-            copy::Side::abort(&mut caller);
+            copy::Side::abort(&mut caller, None);
             record.refused(&refusal);
         }
         Ok(mut app) => {
@@ -77,14 +77,18 @@ async fn serve_alone(shared: &Arc<Shared>, mut tls: Tls, proven: Proven, from: S
     record.group(proven.group);
     record.framing(Framing::Alone);
     let tunnel = shared.live.hold(Arc::new(proven.into_tunnel(from, false)));
-    match open_alone(shared, &mut tls, &tunnel, &mut record).await {
+    let opened = match place(shared, &tunnel) {
+        Ok(place) => open_alone(shared, &mut tls, &tunnel, &mut record).await.map(|app| (app, place)),
+        Err(refusal) => Err(refusal),
+    };
+    match opened {
         Err(refusal) => {
             // The peer may be gone already; what it was told is in the record.
             drop(tls.write_all(head::write_refusal(&refusal).as_bytes()).await);
             drop(tls.shutdown().await);
             record.refused(&refusal);
         }
-        Ok(mut app) => {
+        Ok((mut app, _place)) => {
             let live = shared.live.open(
                 Direction::Inbound,
                 record.source(),
@@ -95,6 +99,11 @@ async fn serve_alone(shared: &Arc<Shared>, mut tls: Tls, proven: Proven, from: S
             record.carry(&live, copy::carry(&mut tls, &mut app, &live)).await;
         }
     }
+}
+
+/// A place among those that callers of the tunnel's identity may hold.
+fn place(shared: &Shared, tunnel: &Tunnel) -> Result<Place, Refusal> {
+    shared.limits.place(&tunnel.peer.leaf.id).inspect_err(|_| shared.observe.limit("identity"))
 }
 
 async fn open_alone(
@@ -133,6 +142,14 @@ async fn serve_pooled(path: Rc<Path>, tls: Tls, proven: Proven, from: SocketAddr
     let shared = path.shared.clone();
     let group = proven.group;
     let tunnel = Rc::new(shared.live.hold(Arc::new(proven.into_tunnel(from, false))));
+    let _place = match place(&shared, &tunnel) {
+        Ok(place) => place,
+        Err(refusal) => {
+            let mut record = Record::new(&shared, Direction::Inbound, from);
+            record.peer(&tunnel.peer.leaf.id);
+            return record.refused(&refusal);
+        }
+    };
     let limit = shared.settings.head_time;
     if let Err(error) = socket::must_read(tls.tcp()) {
         return tracing::debug!(%from, %error, "tunnel was gone before it could be served");
@@ -176,7 +193,7 @@ async fn serve_pooled(path: Rc<Path>, tls: Tls, proven: Proven, from: SocketAddr
                 idle = if carried(&tunnel) == 0 { idle + LOOK } else { Duration::ZERO };
                 // A peer that opens tunnels and leaves them must not use up the connections of all; ours leave twice as early.
                 // And what was proved by certificates that have ended is not proved for new connections.
-                let spent = idle >= 2 * shared.settings.idle_tunnel || shared.now() > tunnel.deadline();
+                let spent = idle >= 2 * shared.settings.idle_tunnel || tunnel.now(shared.clock.now()) > tunnel.deadline();
                 if spent && !draining {
                     draining = true;
                     connection.graceful_shutdown();
@@ -201,7 +218,13 @@ async fn serve_stream(
     record.framing(Framing::Pooled);
     // Counts as a connection, like one that has a tunnel of its own.
     let permit = shared.limits.connection(Direction::Inbound);
-    let opened = if permit.is_some() {
+    let (place, full) = match place(&shared, &tunnel) {
+        Ok(place) => (Some(place), None),
+        Err(refusal) => (None, Some(refusal)),
+    };
+    let opened = if let Some(refusal) = full {
+        Err(refusal)
+    } else if permit.is_some() {
         tokio::select! {
             biased;
             // The caller is gone: the application need not hear of it.
@@ -234,7 +257,7 @@ async fn serve_stream(
     let live =
         shared.live.open(Direction::Inbound, record.source(), record.destination(), Some(tunnel.item.clone()), false);
     record.carry(&live, copy::carry(&mut stream, &mut app, &live)).await;
-    drop(permit);
+    drop((permit, place));
 }
 
 async fn open_stream(

@@ -4,8 +4,8 @@ use super::Path;
 use super::copy::Side;
 use super::outbound::{self, Target};
 use super::socket;
-use crate::live::{Registered, Tunnel};
-use crate::refusal::Refusal;
+use crate::live::{CutReason, Registered, Tunnel};
+use crate::refusal::{CutByPeer, Refusal};
 use crate::shared::Settings;
 use crate::shared::Shared;
 use crate::tls::{Framing, Tls, is_alert};
@@ -86,6 +86,8 @@ impl Stream {
 fn broken(error: h2::Error) -> io::Error {
     if error.is_io() {
         error.into_io().unwrap_or_else(|| io::ErrorKind::ConnectionReset.into())
+    } else if let Some(reason) = error.reason().and_then(|reason| CutReason::heard(reason.into())) {
+        io::Error::new(io::ErrorKind::ConnectionReset, CutByPeer(reason))
     } else if error.is_reset() || error.is_go_away() {
         io::Error::new(io::ErrorKind::ConnectionReset, error)
     } else {
@@ -144,8 +146,8 @@ impl Side for Stream {
             Poll::Ready(Err(error)) => Some(broken(error)),
         }
     }
-    fn abort(&mut self) {
-        self.send.send_reset(Reason::CANCEL);
+    fn abort(&mut self, cut: Option<CutReason>) {
+        self.send.send_reset(cut.map_or(Reason::CANCEL, |cut| cut.said().into()));
     }
 }
 
@@ -393,11 +395,11 @@ struct Picked {
 impl Peer {
     /// The fullest tunnel that still has room: so that the others empty and close.
     fn pick(&self, shared: &Shared) -> Option<Picked> {
-        let (open, now, streams) = (self.open.borrow(), shared.now(), shared.settings.streams as usize);
+        let (open, now, streams) = (self.open.borrow(), shared.clock.now(), shared.settings.streams as usize);
         let usable = |o: &&Open| {
             let room = o.requests.current_max_send_streams().min(streams);
             !o.carried.retired.get()
-                && now < o.no_new_streams_at
+                && o.tunnel.now(now) < o.no_new_streams_at
                 && (o.carried.count.get() as usize) < room
                 && o.tunnel.cut.thrown().is_none()
         };

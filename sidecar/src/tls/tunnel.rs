@@ -1,6 +1,7 @@
 //! A tunnel between two sidecars: a finished handshake yields the stream and what it proved.
 use super::{BUFFER, Established, Records, client, server};
-use crate::live::{Evidence, Exporter, Tunnel, Validity};
+use crate::clock::Moment;
+use crate::live::{CutReason, Evidence, Exporter, Tunnel, Validity};
 use crate::path::Side;
 use crate::refusal::Refusal;
 use crate::shared::Shared;
@@ -66,13 +67,15 @@ pub struct Proven {
     pub group: &'static str,
     /// Names the tunnel on both ends.
     pub exporter: Exporter,
+    /// When it ended.
+    pub at: Moment,
 }
 
 impl Proven {
     /// The span in which both ends' leaves are valid.
     pub fn validity(&self) -> Validity {
         let leaf = &self.peer.leaf;
-        Validity::of((leaf.not_before, leaf.not_after), (self.own.not_before(), self.own.not_after()))
+        Validity::of((leaf.not_before, leaf.not_after), (self.own.not_before(), self.own.not_after())).from(self.at)
     }
 
     /// As an entry for the registry.
@@ -100,7 +103,7 @@ impl Tls {
         let handshake = tokio::time::timeout(limit, client(tcp, shared.tls.client(framing), tls::unnamed()));
         let established =
             handshake.await.map_err(|_| Refusal::HandshakeTimeout(limit))?.map_err(|e| Self::failed(e, true))?;
-        Self::finish(established, own, trust, None)
+        Self::finish(established, own, trust, None, shared.clock.now())
     }
 
     /// Answers a peer's sidecar.
@@ -111,7 +114,7 @@ impl Tls {
         let established =
             handshake.await.map_err(|_| Refusal::HandshakeTimeout(limit))?.map_err(|e| Self::failed(e, false))?;
         // TLS without ALPN carries HTTP/1.1: curl offers no protocol to a proxy.
-        Self::finish(established, shared.usable_svid()?, trust, Some(Framing::Alone))
+        Self::finish(established, shared.usable_svid()?, trust, Some(Framing::Alone), shared.clock.now())
     }
 
     fn failed(error: io::Error, by_client: bool) -> Refusal {
@@ -127,6 +130,7 @@ impl Tls {
         own: Arc<Svid>,
         trust: u64,
         without_alpn: Option<Framing>,
+        at: Moment,
     ) -> Result<(Self, Proven), Refusal> {
         let Established { records, chain, alpn, group, binding } = established;
         let peer = tls::peer(Some(&chain)).map_err(Refusal::PeerCertificate)?;
@@ -136,7 +140,7 @@ impl Tls {
         };
         let framing = framing.ok_or(Refusal::NoFraming)?;
         let group = group.map_or("none", group_name);
-        Ok((Self { records }, Proven { peer, chain, trust, own, framing, group, exporter: binding }))
+        Ok((Self { records }, Proven { peer, chain, trust, own, framing, group, exporter: binding, at }))
     }
 
     /// The socket below.
@@ -205,7 +209,7 @@ impl Side for Tls {
         // What the kernel does not tell about a socket is no fault of the connection.
         self.records.tcp().take_error().ok().flatten()
     }
-    fn abort(&mut self) {
+    fn abort(&mut self, _: Option<CutReason>) {
         // A socket that is gone already cannot be reset, and need not be.
         drop(self.records.tcp().set_zero_linger());
     }
