@@ -21,6 +21,97 @@ fn init_containers(pod: &Pod) -> Vec<&str> {
     containers.map(|container| container.name.as_str()).collect()
 }
 
+/// F18: whatever is no review is refused, within bounds.
+fn flooded(port: u16) {
+    let review =
+        |body: &str| format!("POST /inject HTTP/1.1\r\nHost: x\r\nContent-Length: {}\r\n\r\n{body}", body.len());
+    let large = "x".repeat(9 * 1024 * 1024);
+    for (request, status) in [
+        ("GET /inject HTTP/1.1\r\nHost: x\r\n\r\n".to_owned(), "405"),
+        ("POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 0\r\n\r\n".to_owned(), "404"),
+        (review("{"), "400"),
+        (review(&"[".repeat(100_000)), "400"),
+        (review("{\"apiVersion\": \"admission.k8s.io/v1beta1\", \"request\": {\"uid\": \"x\"}}"), "400"),
+        (review(&large), "413"),
+        (format!("POST /inject HTTP/1.1\r\nHost: x\r\nX: {}\r\n\r\n", "y".repeat(64 * 1024)), "431"),
+    ] {
+        let answer = call(port, &request);
+        assert!(answer.starts_with(&format!("HTTP/1.1 {status} ")), "{status}: {answer}");
+    }
+    // A review of something that this webhook was never meant for changes nothing.
+    let other =
+        json!({"apiVersion": "admission.k8s.io/v1", "request": {"uid": "u", "operation": "DELETE", "namespace": "x"}});
+    let answer = call(port, &review(&other.to_string()));
+    assert!(answer.contains("\"allowed\":true") && !answer.contains("patch"), "{answer}");
+}
+
+/// What the webhook answers to these bytes.
+fn call(port: u16, request: &str) -> String {
+    use std::io::{Read as _, Write as _};
+    let stream = std::net::TcpStream::connect(("127.0.0.1", port)).unwrap();
+    stream.set_read_timeout(Some(std::time::Duration::from_secs(30))).unwrap();
+    let credentials = signet_identity::Credentials::new(signet_identity::TrustState::default()).unwrap();
+    let mut config = rustls::ClientConfig::clone(&credentials.client_config(&[b"http/1.1"]));
+    config.dangerous().set_certificate_verifier(std::sync::Arc::new(Anybody));
+    let client = rustls::ClientConnection::new(config.into(), signet_identity::tls::unnamed()).unwrap();
+    let mut tls = rustls::StreamOwned::new(client, stream);
+    // The server may answer and close before it has read everything.
+    drop(tls.write_all(request.as_bytes()));
+    let mut answer = Vec::new();
+    let mut part = [0; 4096];
+    while let Ok(count) = tls.read(&mut part) {
+        answer.extend_from_slice(&part[..count]);
+        if count == 0 || answer.windows(4).any(|end| end == b"\r\n\r\n") {
+            break;
+        }
+    }
+    // A body that is short comes with the head or right after it.
+    if answer.starts_with(b"HTTP/1.1 200") && !answer.ends_with(b"}") {
+        let count = tls.read(&mut part).unwrap_or(0);
+        answer.extend_from_slice(&part[..count]);
+    }
+    String::from_utf8_lossy(&answer).into_owned()
+}
+
+/// The test asks what is answered, not who answers.
+#[derive(Debug)]
+struct Anybody;
+
+impl rustls::client::danger::ServerCertVerifier for Anybody {
+    fn verify_server_cert(
+        &self,
+        _: &rustls::pki_types::CertificateDer<'_>,
+        _: &[rustls::pki_types::CertificateDer<'_>],
+        _: &rustls::pki_types::ServerName<'_>,
+        _: &[u8],
+        _: rustls::pki_types::UnixTime,
+    ) -> Result<rustls::client::danger::ServerCertVerified, rustls::Error> {
+        Ok(rustls::client::danger::ServerCertVerified::assertion())
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        _: &[u8],
+        _: &rustls::pki_types::CertificateDer<'_>,
+        _: &rustls::DigitallySignedStruct,
+    ) -> Result<rustls::client::danger::HandshakeSignatureValid, rustls::Error> {
+        Err(rustls::Error::General("TLS 1.2".to_owned()))
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        _: &[u8],
+        _: &rustls::pki_types::CertificateDer<'_>,
+        _: &rustls::DigitallySignedStruct,
+    ) -> Result<rustls::client::danger::HandshakeSignatureValid, rustls::Error> {
+        Ok(rustls::client::danger::HandshakeSignatureValid::assertion())
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<rustls::SignatureScheme> {
+        vec![rustls::SignatureScheme::ECDSA_NISTP256_SHA256]
+    }
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_pod_that_opts_in_has_a_sidecar_or_is_refused() {
     let Some(world) = World::start().await else { return };
@@ -77,6 +168,8 @@ async fn a_pod_that_opts_in_has_a_sidecar_or_is_refused() {
     // A refused pod is told what is wrong and what would be right.
     let told = world.create(&shop, &pod(&json!({"signet.dev/drain-time": "soon"})), true).await.unwrap_err();
     assert!(told.contains("annotation signet.dev/drain-time: found \"soon\"; want whole seconds"), "{told}");
+
+    flooded(port);
 
     // The Event stands on the pod.
     let events = Api::<Event>::namespaced(world.client.clone(), &shop);
