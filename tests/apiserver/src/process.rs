@@ -80,7 +80,7 @@ pub(crate) fn api_server(at: &Path, port: u16, etcd_port: u16) -> Vec<String> {
         format!("--token-auth-file={}", file("tokens.csv")),
         "--authorization-mode=Node,RBAC".into(),
         "--service-account-issuer=https://kubernetes.default.svc".into(),
-        format!("--service-account-key-file={}", file("accounts.key")),
+        format!("--service-account-key-file={}", file("accounts.pub")),
         format!("--service-account-signing-key-file={}", file("accounts.key")),
         "--service-cluster-ip-range=10.96.0.0/16,fd00:10:96::/112".into(),
         "--allow-privileged=true".into(),
@@ -108,7 +108,9 @@ pub(crate) fn write_credentials(at: &Path) {
     let issuer = Issuer::new(ca, ca_key);
     write("api.pem", &api.signed_by(&api_key, &issuer).expect("a certificate").pem());
     write("api.key", &api_key.serialize_pem());
-    write("accounts.key", &key().serialize_pem());
+    let accounts = key();
+    write("accounts.key", &accounts.serialize_pem());
+    write("accounts.pub", &accounts.public_key_pem());
     write("tokens.csv", &format!("{ADMIN},admin,admin,\"system:masters\"\n"));
 }
 
