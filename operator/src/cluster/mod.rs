@@ -39,6 +39,7 @@
 //! | discovery.k8s.io | endpointslices | list, watch | the index |
 //! | signet.dev | allowrules | list, watch | the index |
 //! | signet.dev | allowrules/status | patch | status, by the holder of the lease |
+//! | events.k8s.io | events | create, patch | `RuleAccepted`, `RuleRejected`, by the holder of the lease |
 //! | coordination.k8s.io | leases (control namespace; `signet-operator`) | get, create, update | who writes status |
 //!
 //! `create` cannot be limited to a name. Environment: `POD_NAME` and `POD_IP` (downward), by which replicas find the holder of the

@@ -4,7 +4,7 @@ use crate::world::{create, operator_of, shared, until};
 use kube::core::DynamicObject;
 use kube::{Api, Client};
 use serde_json::{Value, json};
-use signet_apiserver::{PodOptions, make_pod, make_service_account, set_status};
+use signet_apiserver::{ApiServer, PodOptions, make_pod, make_service_account, set_status};
 use signet_identity::testing::Authority;
 use signet_operator::cluster::watch;
 use signet_proto::control::{Edge, Edges, ReplicaReport, Up, up};
@@ -19,6 +19,15 @@ fn words(status: &Value) -> Vec<String> {
     let conditions = status["conditions"].as_array().cloned().unwrap_or_default();
     let word = |condition: &Value, field: &str| condition[field].as_str().unwrap_or_default().to_owned();
     conditions.iter().map(|c| format!("{} {}", word(c, "type"), word(c, "status"))).collect()
+}
+
+fn kubectl(server: &ApiServer, arguments: &[&str]) -> String {
+    let program = signet_apiserver::programs().unwrap().join("kubectl");
+    let output =
+        std::process::Command::new(program).arg("--kubeconfig").arg(server.kubeconfig()).args(arguments).output();
+    let output = output.unwrap();
+    assert!(output.status.success(), "{arguments:?}: {}", String::from_utf8_lossy(&output.stderr));
+    String::from_utf8_lossy(&output.stdout).into_owned()
 }
 
 /// A pod of an operator that serves.
@@ -62,6 +71,12 @@ async fn the_status_says_who_enforces_a_rule_and_when_it_last_matched() {
     );
     assert_eq!(said["observedGeneration"], 1);
     assert!(said["lastMatched"].is_null());
+    let columns = kubectl(server, &["get", "arule", "-n", &namespace]);
+    let line: Vec<&str> = columns.lines().nth(1).unwrap_or_default().split_whitespace().collect();
+    assert_eq!(line.get(..7), Some(&["r", "all:", "8080", "Enforce", "True", "True", "True"][..]), "{columns}");
+    let described = kubectl(server, &["events", "-n", &namespace, "--for", "allowrule/r"]);
+    assert!(described.contains("RuleAccepted"), "{described}");
+    assert!(kubectl(server, &["get", "signet", "-n", &namespace]).contains("allowrule"), "the category");
 
     let edge = Edge {
         peer: format!("spiffe://mesh.example/ns/{namespace}/sa/default"),
