@@ -154,7 +154,44 @@ pub struct Tunnel {
 impl Config {
     /// Reads and checks the file.
     pub fn read(path: &Path) -> Result<Self, Problems> {
-        let mut file = File::open(path)?;
+        Self::from_file(File::open(path)?)
+    }
+
+    /// Reads and checks what an environment variable holds.
+    pub fn from_environment(variable: &str) -> Result<Self, Problems> {
+        Self::from_file(File::from_environment(variable)?)
+    }
+
+    /// Only what `capture` needs of the configuration in an environment variable. The container that writes the redirect rules
+    /// has neither the bundle nor the token that the rest names; `run` reads that rest before any connection is served.
+    pub fn capture_from_environment(variable: &str) -> Result<Plan, Problems> {
+        Self::capture_from_file(File::from_environment(variable)?)
+    }
+
+    fn capture_from_file(mut file: File) -> Result<Plan, Problems> {
+        let mut root = file.root();
+        root.leave(&[
+            "name",
+            "workers",
+            "runtime_dir",
+            "ca",
+            "operator",
+            "limits",
+            "tunnel",
+            "drain",
+            "log",
+            "access_log",
+        ]);
+        let uid = root.or("uid", ports::UID, "a user number such as 2137");
+        let mut listen = root.table("listen");
+        // `run` reads the addresses.
+        listen.leave(&["addresses"]);
+        let ports = Ports::read(&mut listen);
+        let capture = Plan::read(&mut root.table("capture"), uid.unwrap_or(ports::UID), ports.unwrap_or_default());
+        file.finish(|| capture)
+    }
+
+    fn from_file(mut file: File) -> Result<Self, Problems> {
         let config = Self::from_root(&mut file.root());
         file.finish(|| config)
     }
