@@ -5,6 +5,7 @@ mod admin;
 pub mod capture;
 pub mod config;
 mod control;
+mod http2;
 mod keeper;
 mod live;
 mod observe;

@@ -12,8 +12,9 @@ use crate::control::{Control, Store};
 use crate::keeper::{self, Ages};
 use crate::live::CutReason;
 use crate::observe::AccessLog;
-use crate::path::listen::{self, Purpose};
-use crate::path::{Path, socket::Sources};
+use crate::path::Path;
+use crate::path::listen::Purpose;
+use crate::path::socket::{self, Sources};
 use crate::report::Reporter;
 use crate::shared::{Settings, Shared};
 use crate::view::View;
@@ -179,7 +180,7 @@ fn start_workers(
     for number in 0..config.workers {
         let mut listeners = Vec::new();
         for (purpose, address) in addresses(config) {
-            let listener = match listen::open(address) {
+            let listener = match socket::listen(address) {
                 // A host without IPv6 has nothing to listen on there.
                 Err(error) if address.is_ipv6() && no_ipv6(&error) => continue,
                 opened => opened.with_context(|| format!("cannot listen on {address} for {purpose:?}"))?,

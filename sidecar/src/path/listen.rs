@@ -52,10 +52,7 @@ pub async fn accept(path: Rc<Path>, listener: TcpListener, purpose: Purpose) {
 }
 
 fn start(path: &Rc<Path>, stream: TcpStream, from: SocketAddr, purpose: Purpose) {
-    let direction = match purpose {
-        Purpose::Outbound => Direction::Outbound,
-        Purpose::Plaintext | Purpose::Tunnel => Direction::Inbound,
-    };
+    let direction = if purpose == Purpose::Outbound { Direction::Outbound } else { Direction::Inbound };
     let Some(permit) = path.shared.limits.connection(direction) else {
         path.shared.observe.limit("connections");
         // Dropped with a reset, so that nothing lingers.
@@ -74,9 +71,4 @@ fn start(path: &Rc<Path>, stream: TcpStream, from: SocketAddr, purpose: Purpose)
         }
         drop(permit);
     });
-}
-
-/// Opens a listener that shares its port with those of the other data path threads.
-pub fn open(address: SocketAddr) -> io::Result<std::net::TcpListener> {
-    socket::listen(address)
 }
