@@ -2,16 +2,20 @@
 //!
 //! ```text
 //! files ──(a directory, watched)──> state ──(snapshot, report)──┬──> control (mTLS, sidecars)
+//!    or cluster ──(objects, watched)──> its index ──────────────┤
+//!    with a webhook that injects sidecars (webhook, HTTPS)       |
 //! enroll ──(own SVID, trust)───────────────────────────────────-┼──> control
 //!                                                               └──> http (loopback)
 //! ```
-use crate::config::Config;
+use crate::cluster;
+use crate::config::{Config, Source};
 use crate::control::{Hub, serve};
 use crate::files::Watch;
 use crate::http::Pages;
 use crate::metrics::Metrics;
 use crate::state::State;
 use crate::store::Store;
+use crate::webhook;
 use anyhow::Context as _;
 use signet_enroll::Enroller;
 use signet_identity::SpiffeId;
@@ -40,6 +44,13 @@ pub struct Program {
     pub health: SocketAddr,
 }
 
+/// What brings workloads and rules.
+#[allow(clippy::large_enum_variant, reason = "there is one, at the start")]
+enum Feed {
+    Files(Watch, State),
+    Cluster(cluster::Index, kube::Client, cluster::Settings),
+}
+
 impl Program {
     /// Opens state and sockets and starts every task.
     pub async fn start(config: Config) -> anyhow::Result<Self> {
@@ -47,18 +58,28 @@ impl Program {
         let state_dir = config.enroll.state_dir.clone();
         let enroller = Enroller::new(config.enroll)?;
         let credentials = enroller.credentials();
-        let store = Store::open(&state_dir)?;
 
         let metrics = Metrics::shared();
-        let (state, published) = State::new(config.settings, store);
+        let (source, published) = match config.source {
+            Source::Files(directory) => {
+                let (state, published) = State::new(config.settings, Store::open(&state_dir)?);
+                (Feed::Files(Watch::new(directory), state), published)
+            }
+            Source::Cluster(cluster) => {
+                let client = cluster::connect(&cluster).await?;
+                let (index, published, _rules) = cluster::Index::new(config.settings);
+                (Feed::Cluster(index, client, cluster), published)
+            }
+        };
         let hub = Hub::new(published.clone(), config.limits, metrics.clone());
-        let pages = Pages {
+        let mut pages = Pages {
             own,
             published,
             hub: hub.clone(),
             metrics: metrics.clone(),
             credentials: credentials.clone(),
             enrolment: enroller.status(),
+            webhook: None,
         };
 
         let health = bind(config.health, "health").await?;
@@ -66,12 +87,22 @@ impl Program {
         let (health_address, listen) = (health.local_addr()?, control.local_addr()?);
 
         let mut watch = JoinSet::new();
-        let files = Watch::new(config.files);
-        watch.spawn(async move {
-            let error = files.run(state, metrics).await;
-            tracing::error!(%error, "watching the documents ended");
-            "files"
-        });
+        match source {
+            Feed::Files(files, state) => {
+                watch.spawn(async move {
+                    let error = files.run(state, metrics).await;
+                    tracing::error!(%error, "watching the documents ended");
+                    "files"
+                });
+            }
+            Feed::Cluster(index, client, settings) => {
+                if let Some(inject) = config.inject {
+                    let webhook = webhook::start(client.clone(), credentials.clone(), inject, &mut watch).await?;
+                    pages.webhook = Some(webhook.ready);
+                }
+                cluster::index::spawn(index, client, &settings.sidecar_images, hub.clone(), &mut watch);
+            }
+        }
         let mut tasks = JoinSet::new();
         tasks.spawn(async move {
             enroller.run().await;

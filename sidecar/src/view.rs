@@ -26,6 +26,10 @@ pub struct State {
     pub addresses: HashSet<IpAddr>,
     /// Who may call.
     pub table: Table,
+    /// What `table` was compiled of, for people.
+    pub rules: Vec<WorkloadRule>,
+    /// The same: what unguarded ports admit.
+    pub inbound: Posture,
     /// Whom it may call that is not meshed.
     pub egress: Egress,
     /// Where meshed workloads can be: unknown is not unmeshed here.
@@ -248,6 +252,8 @@ impl State {
             workload: format!("{}/{}", config.workload_namespace, config.workload_name),
             addresses: config.addresses.iter().map(|a| address(a)).collect::<Result<_, _>>()?,
             table: Table::compile(inbound, &rules),
+            rules,
+            inbound,
             egress: Egress { default, exceptions },
             mesh_ranges: config.mesh_ranges.iter().map(prefix).collect::<Result<_, _>>()?,
         })

@@ -13,6 +13,7 @@ fn config(ca: &TestCa, state_dir: &Path, token: Option<String>) -> EnrollConfig 
         bundle_pem: std::fs::read_to_string(ca.state().join("bundle.pem")).unwrap(),
         state_dir: state_dir.to_path_buf(),
         join_token: token.map(Zeroizing::new),
+        token_file: None,
     }
 }
 

@@ -185,8 +185,9 @@ fn a_state_directory_that_others_can_read_is_refused_with_the_chmod() {
     fs::create_dir(&state).unwrap();
     fs::set_permissions(&state, fs::Permissions::from_mode(0o750)).unwrap();
     let out = run_program(dir.path(), "");
-    assert_eq!(out.status.code(), Some(1));
+    assert_eq!(out.status.code(), Some(2));
     let text = String::from_utf8_lossy(&out.stderr).into_owned();
+    assert!(text.contains("ca.toml:4: state_dir"), "{text}");
     assert!(text.contains(&format!("chmod 0700 {}", state.display())), "{text}");
     assert_eq!(fs::read_dir(&state).unwrap().count(), 0, "nothing was written there");
 }

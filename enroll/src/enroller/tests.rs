@@ -16,6 +16,7 @@ fn config(ca: &FakeCa, directory: &Path, token: Option<&str>) -> EnrollConfig {
         bundle_pem: ca.authority.bundle().to_pem(),
         state_dir: directory.join("state"),
         join_token: token.map(|token| Zeroizing::new(token.to_owned())),
+        token_file: None,
     }
 }
 
@@ -229,7 +230,7 @@ async fn a_certificate_that_is_not_ours_is_not_used() {
     type Tamper = fn(&mut IssueResponse, &Authority);
     fn issue(answer: &mut IssueResponse, ca: &Authority, account: &str, uid: &str) {
         let der = answer.chain[0].clone().into();
-        let spki = webpki_spki(&der);
+        let spki = crate::fake_ca::spki(&der);
         let params = leaf_params(&ca.id("shop", account), Some(uid), &(now() - 10..now() + 100));
         answer.chain = ca.certify(&params, &spki).into_iter().map(|der| der.to_vec()).collect();
     }
@@ -263,12 +264,6 @@ async fn a_certificate_that_is_not_ours_is_not_used() {
 
 fn chain_of(svid: &Svid) -> Vec<Vec<u8>> {
     svid.chain().iter().map(|der| der.to_vec()).collect()
-}
-
-/// The public key of a leaf, whose key stays with the host.
-fn webpki_spki(der: &CertificateDer<'_>) -> Vec<u8> {
-    let at = der.windows(26).position(|w| w == signet_identity::profile::P256_SPKI_PREFIX).unwrap();
-    der[at..at + 91].to_vec()
 }
 
 #[tokio::test]
@@ -319,4 +314,78 @@ async fn without_registration_and_token_there_is_nothing_to_start() {
     let directory = tempfile::tempdir().unwrap();
     let error = Enroller::new(config(&ca, directory.path(), None)).err().unwrap();
     assert!(error.to_string().contains("signet token create"), "{error}");
+}
+
+/// A pod of `shop/orders` whose token lies in a file, as the CA knows it.
+fn pod(ca: &FakeCa, directory: &Path, token: &str) -> EnrollConfig {
+    let id = ca.authority.id("shop", "orders").to_string();
+    ca.with_book(|book| book.pods.insert(token.into(), (id, "pod-uid-1".into())));
+    let file = directory.join("token");
+    std::fs::write(&file, token).unwrap();
+    EnrollConfig { token_file: Some(file), ..config(ca, directory, None) }
+}
+
+#[tokio::test]
+async fn a_pod_shows_the_token_of_the_moment_and_proves_the_certificate_that_it_renews() {
+    let ca = FakeCa::start().await;
+    ca.with_book(|book| book.lifetime = 2);
+    let directory = tempfile::tempdir().unwrap();
+    let mut host = start(pod(&ca, directory.path(), "token-1"));
+    let status = host.until("an SVID", |s| s.issued == 1).await;
+    assert_eq!(status.registered, Some((ca.authority.id("shop", "orders"), "pod-uid-1".parse().unwrap())));
+    // The kubelet has written a new one, and the old one is worth nothing.
+    pod(&ca, directory.path(), "token-2");
+    ca.with_book(|book| book.pods.remove("token-1"));
+    let issued = host.status.borrow().issued;
+    host.until("two renewals", |s| s.issued >= issued + 2).await;
+    ca.with_book(|book| {
+        assert_eq!(book.registered.len(), 0, "a pod has no host key");
+        assert!(book.renewed.len() >= 2, "renewals prove what they renew");
+        assert!(book.renewed.windows(2).all(|pair| pair[0] != pair[1]), "each with the newest receipt");
+    });
+    assert!(!directory.path().join("state/host.key").exists());
+}
+
+#[tokio::test]
+async fn the_first_certificate_fixes_who_a_pod_is() {
+    let ca = FakeCa::start().await;
+    ca.with_book(|book| book.lifetime = 3);
+    let directory = tempfile::tempdir().unwrap();
+    let mut host = start(pod(&ca, directory.path(), "token"));
+    host.until("an SVID", |s| s.issued == 1).await;
+    let id = ca.authority.id("shop", "orders").to_string();
+    ca.with_book(|book| book.pods.insert("token".into(), (id, "pod-uid-2".into())));
+    let status = host.until("a refusal", |s| s.consecutive_failures > 0).await;
+    let error = status.last_error.unwrap();
+    assert!(
+        error.contains("with uid pod-uid-2")
+            && error.contains("is spiffe://prod.example/ns/shop/sa/orders with uid pod-uid-1"),
+        "{error}"
+    );
+    assert_eq!(host.credentials.svid().unwrap().uid().unwrap().as_str(), "pod-uid-1");
+}
+
+#[tokio::test]
+async fn a_pod_whose_token_is_not_there_yet_says_so_and_goes_on() {
+    let ca = FakeCa::start().await;
+    let directory = tempfile::tempdir().unwrap();
+    let config = pod(&ca, directory.path(), "token");
+    std::fs::remove_file(directory.path().join("token")).unwrap();
+    let mut host = start(config);
+    let status = host.until("a failure", |s| s.consecutive_failures > 0).await;
+    assert!(status.last_error.unwrap().contains("the pod's token cannot be read"));
+    pod(&ca, directory.path(), "token");
+    host.until("an SVID", |s| s.issued == 1).await;
+}
+
+#[tokio::test]
+async fn an_address_that_is_not_published_yet_is_asked_for_until_it_is() {
+    let ca = FakeCa::start().await;
+    let mut refusal = Refusal::unavailable("the pod's address is not published yet");
+    refusal.metadata_mut().insert("retry-after-ms", "10".parse().unwrap());
+    ca.with_book(|book| book.refuse_issue = vec![refusal; 8]);
+    let directory = tempfile::tempdir().unwrap();
+    let mut host = start(pod(&ca, directory.path(), "token"));
+    let status = host.until("an SVID", |s| s.issued == 1).await;
+    assert_eq!(status.failures, 8);
 }

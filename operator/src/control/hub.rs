@@ -163,6 +163,12 @@ impl Hub {
         }
     }
 
+    /// Whether a sidecar holds a newer revision than this operator has, with other content. Revisions above `limit` are not
+    /// believed.
+    pub fn is_behind(&self, limit: u64) -> bool {
+        self.places().taken.values().any(|place| place.presence.behind && place.presence.sent <= limit)
+    }
+
     /// Who is attached, by `namespace/name`.
     pub fn presences(&self) -> BTreeMap<String, Presence> {
         let places = self.places();

@@ -8,6 +8,7 @@
 //! `state` calls [`Snapshot::build`] at every change and publishes the result; `control` and the command line ask it.
 mod build;
 mod memory;
+mod reach;
 mod resolve;
 mod wire;
 
@@ -17,7 +18,7 @@ pub use resolve::Note;
 
 use crate::documents::{Key, Service, Workload};
 use ipnet::IpNet;
-use resolve::Endpoints;
+use reach::Endpoints;
 use signet_identity::{SpiffeId, TrustDomain, WorkloadUid};
 use signet_policy::{Egress, Posture, Table, WorkloadRule};
 use signet_proto::control;
@@ -71,14 +72,19 @@ pub struct Member {
 struct Backend {
     service: Service,
     ports: Vec<Endpoints>,
-    /// Members that it selects, whatever its ports.
+    /// Members that it selects or that stand behind it, whatever its ports.
     selected: Vec<usize>,
+    /// Nobody behind it is meshed, and nobody could be.
+    unmeshed: bool,
 }
 
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone)]
 enum Owner {
     Member(usize),
-    Service(usize),
+    /// Services that share the address: each has ports of its own.
+    Services(Vec<usize>),
+    /// A node of the cluster, and the Services behind its ports.
+    Node(Vec<usize>),
 }
 
 /// Why the index does not answer for a workload.
@@ -165,8 +171,13 @@ impl Snapshot {
     pub fn destination(&self, asker: &Member, address: IpAddr) -> control::Destination {
         match self.by_address.get(&address) {
             Some(Owner::Member(at)) => self.members.get(*at).map(|member| wire::workload(member, asker, address)),
-            Some(Owner::Service(at)) => {
-                self.services.get(*at).map(|backend| wire::service(backend, &self.members, asker, address))
+            Some(Owner::Services(all)) => {
+                let backends: Vec<&Backend> = all.iter().filter_map(|at| self.services.get(*at)).collect();
+                Some(wire::services(&backends, &self.members, asker, address))
+            }
+            Some(Owner::Node(all)) => {
+                let backends: Vec<&Backend> = all.iter().filter_map(|at| self.services.get(*at)).collect();
+                Some(wire::node(&backends, &self.members, asker, address))
             }
             None => None,
         }

@@ -8,7 +8,7 @@ use crate::live::{Direction, Registered, Tunnel};
 use crate::proof;
 use crate::record::Record;
 use crate::refusal::Refusal;
-use crate::shared::Shared;
+use crate::shared::{Permit, Place, Shared};
 use crate::tls::{Framing, Proven, Tls};
 use bytes::Bytes;
 use h2::server::SendResponse;
@@ -38,7 +38,7 @@ pub async fn serve_plaintext(path: Rc<Path>, mut caller: TcpStream, from: Socket
     };
     match opened {
         Err(refusal) => {
-            caller.abort();
+            caller.abort(None);
             record.refused(&refusal);
         }
         Ok(app) => carry(record, &mut caller, app, None).await,
@@ -88,23 +88,32 @@ async fn serve_alone(shared: &Arc<Shared>, mut tls: Tls, proven: Proven, from: S
             drop(tls.shutdown().await);
             record.refused(&refusal);
         }
-        Ok(app) => carry(record, &mut tls, app, Some(tunnel.item.clone())).await,
+        Ok((app, _place)) => carry(record, &mut tls, app, Some(tunnel.item.clone())).await,
     }
 }
 
-async fn open_alone(tls: &mut Tls, tunnel: &Tunnel, record: &mut Record) -> Result<TcpStream, Refusal> {
+async fn open_alone(tls: &mut Tls, tunnel: &Tunnel, record: &mut Record) -> Result<(TcpStream, Place), Refusal> {
+    let place = record.shared().place(&tunnel.peer.leaf.id)?;
     let (limit, most) = (record.shared().settings.head_time, record.shared().settings.head_bytes);
     let read = head::read(tls, most, head::request, Refusal::TunnelBroke);
     let to = tokio::time::timeout(limit, read).await.map_err(|_| Refusal::HeadTimeout(limit))??;
     let app = admit_and_dial(record, to, Caller::Identity(tunnel.peer.leaf.id.as_str())).await?;
     tls.write_all(head::OPEN).await.map_err(Refusal::TunnelBroke)?;
     tls.flush().await.map_err(Refusal::TunnelBroke)?;
-    Ok(app)
+    Ok((app, place))
 }
 
 async fn serve_pooled(path: Rc<Path>, tls: Tls, proven: Proven, from: SocketAddr) {
     let shared = path.shared.clone();
     let tunnel = Rc::new(shared.live.hold(Arc::new(proven.into_tunnel(from, false))));
+    let _place = match shared.place(&tunnel.peer.leaf.id) {
+        Ok(place) => place,
+        Err(refusal) => {
+            let mut record = Record::new(&shared, Direction::Inbound, from);
+            record.tunnel(&tunnel, Framing::Pooled);
+            return record.refused(&refusal);
+        }
+    };
     let limit = shared.settings.head_time;
     if let Err(error) = socket::must_read(&tls) {
         return tracing::debug!(%from, %error, "tunnel was gone before it could be served");
@@ -148,7 +157,7 @@ async fn serve_pooled(path: Rc<Path>, tls: Tls, proven: Proven, from: SocketAddr
                 idle = if carried(&tunnel) == 0 { idle + LOOK } else { Duration::ZERO };
                 // A peer that opens tunnels and leaves them must not use up the connections of all; ours leave twice as early.
                 // And what was proved by certificates that have ended is not proved for new connections.
-                let spent = idle >= 2 * shared.settings.idle_tunnel || shared.now() > tunnel.deadline();
+                let spent = idle >= 2 * shared.settings.idle_tunnel || tunnel.now(shared.clock.now()) > tunnel.deadline();
                 if spent && !draining {
                     draining = true;
                     connection.graceful_shutdown();
@@ -168,24 +177,15 @@ async fn serve_stream(
 ) {
     let mut record = Record::new(&shared, Direction::Inbound, from);
     record.tunnel(&tunnel, Framing::Pooled);
-    // Counts as a connection, like one that has a tunnel of its own.
-    let permit = shared.limits.connection(Direction::Inbound);
-    let opened = if permit.is_some() {
-        // In a place of its own: what opening needs is let go before bytes flow.
-        let open = Box::pin(open_stream(&tunnel, &request, &mut record));
-        tokio::select! {
-            biased;
-            // The caller is gone: the application need not hear of it.
-            _ = poll_fn(|cx| respond.poll_reset(cx)) => {
-                Err(Refusal::TunnelBroke(std::io::ErrorKind::ConnectionReset.into()))
-            }
-            opened = open => opened,
-        }
-    } else {
-        shared.observe.limit("connections");
-        Err(Refusal::Limit("connections"))
+    // In a place of its own: what opening needs is let go before bytes flow.
+    let open = Box::pin(open_stream(&tunnel, &request, &mut record));
+    let opened = tokio::select! {
+        biased;
+        // The caller is gone: the application need not hear of it.
+        _ = poll_fn(|cx| respond.poll_reset(cx)) => Err(Refusal::TunnelBroke(std::io::ErrorKind::ConnectionReset.into())),
+        opened = open => opened,
     };
-    let (app, mut stream) = match opened {
+    let (app, held, mut stream) = match opened {
         Err(refusal) => {
             let answer =
                 http::Response::builder().status(refusal.status()).header("proxy-status", refusal.proxy_status());
@@ -193,22 +193,27 @@ async fn serve_stream(
             drop(answer.body(()).map(|answer| respond.send_response(answer, true)));
             return record.refused(&refusal);
         }
-        Ok(app) => match respond.send_response(http::Response::new(()), false) {
-            Ok(send) => (app, Stream::new(send, request.into_body())),
+        Ok((app, held)) => match respond.send_response(http::Response::new(()), false) {
+            Ok(send) => (app, held, Stream::new(send, request.into_body())),
             Err(error) => return record.refused(&Refusal::TunnelBroke(std::io::Error::other(error))),
         },
     };
     carry(record, &mut stream, app, Some(tunnel.item.clone())).await;
-    drop(permit);
+    drop(held);
 }
 
-async fn open_stream(tunnel: &Tunnel, asked: &Request<RecvStream>, record: &mut Record) -> Result<TcpStream, Refusal> {
+async fn open_stream(
+    tunnel: &Tunnel,
+    asked: &Request<RecvStream>,
+    record: &mut Record,
+) -> Result<(TcpStream, (Place, Permit)), Refusal> {
+    let held = record.shared().stream(&tunnel.peer.leaf.id)?;
     if asked.method() != http::Method::CONNECT || asked.extensions().get::<h2::ext::Protocol>().is_some() {
         return Err(Refusal::NotConnect);
     }
     let authority = asked.uri().authority().ok_or(Refusal::BadTarget)?;
     let to = head::target(authority.as_str())?;
-    admit_and_dial(record, to, Caller::Identity(tunnel.peer.leaf.id.as_str())).await
+    Ok((admit_and_dial(record, to, Caller::Identity(tunnel.peer.leaf.id.as_str())).await?, held))
 }
 
 /// The verdict, and for an admitted caller a connection to the application.

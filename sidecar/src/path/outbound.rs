@@ -70,7 +70,7 @@ pub async fn serve(path: Rc<Path>, mut app: TcpStream, from: SocketAddr) {
     let Opened { mut side, tunnel, own, held } = match Box::pin(open(&path, to, &mut record)).await {
         Ok(opened) => opened,
         Err(refusal) => {
-            app.abort();
+            app.abort(None);
             return record.refused(&refusal);
         }
     };
@@ -211,16 +211,8 @@ pub async fn dial_tunnel(shared: &Shared, target: &Target<'_>, framing: Framing)
         .await
         .inspect_err(|refusal| shared.observe.handshake_failed(refusal.code()))?;
     shared.observe.handshake();
-    let leaf = &proven.peer.leaf;
-    if leaf.id != target.peer.id {
-        return Err(Refusal::WrongIdentity { found: leaf.id.clone(), want: target.peer.id.clone() });
-    }
-    match &target.peer.uid {
-        Some(want) if leaf.uid.as_ref() != Some(want) => {
-            Err(Refusal::WrongUid { found: leaf.uid.clone(), want: want.clone() })
-        }
-        _ => Ok((tls, proven)),
-    }
+    proven.peer.expect(&target.peer.id, target.peer.uid.as_ref()).map_err(Refusal::PeerCertificate)?;
+    Ok((tls, proven))
 }
 
 /// Sends the CONNECT head and reads its answer; what follows the answer stays for the connection.
