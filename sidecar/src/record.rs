@@ -17,7 +17,8 @@ use std::time::{Duration, Instant};
 pub struct Record {
     shared: Arc<Shared>,
     started: Instant,
-    facts: Facts,
+    /// In a place of their own: a record is moved from task to task, and they are long.
+    facts: Box<Facts>,
     written: bool,
 }
 
@@ -59,7 +60,7 @@ pub struct Facts {
 impl Record {
     /// For a connection that was just accepted.
     pub fn new(shared: &Arc<Shared>, direction: Direction, source: SocketAddr) -> Self {
-        let facts = Facts {
+        let facts = Box::new(Facts {
             direction,
             source: crate::path::canonical(source),
             destination: None,
@@ -75,7 +76,7 @@ impl Record {
             duration: Duration::ZERO,
             group: None,
             framing: None,
-        };
+        });
         Self { shared: shared.clone(), started: Instant::now(), facts, written: false }
     }
 
