@@ -107,15 +107,18 @@ async fn route(shared: &Shared, to: SocketAddr) -> Result<Option<Vec<Endpoint>>,
             if state.addresses.contains(&to.ip()) {
                 return Ok(None);
             }
-            let one = |address, peer| Ok(Some(vec![Endpoint { address, port: to.port(), peer }]));
+            let one = |address, peer| Some(vec![Endpoint { address, port: to.port(), peer }]);
             match shared.view.destination(to.ip()).as_deref() {
-                Some(Destination::Workload(endpoint)) => return one(endpoint.address, endpoint.peer.clone()),
+                Some(Destination::Workload(endpoint)) => return Ok(one(endpoint.address, endpoint.peer.clone())),
                 Some(Destination::Service(ports)) => {
                     let endpoints = ports.get(&to.port()).ok_or(Refusal::NoServicePort(to.ip(), to.port()))?;
                     return Ok(Some(endpoints.clone()));
                 }
-                Some(Destination::Unmeshed) => return one(to.ip(), None),
-                Some(Destination::Unknown) | None if !state.may_be_meshed(to.ip()) => return one(to.ip(), None),
+                Some(Destination::Node(ports)) => {
+                    return Ok(ports.get(&to.port()).cloned().or_else(|| one(to.ip(), None)));
+                }
+                Some(Destination::Unmeshed) => return Ok(one(to.ip(), None)),
+                Some(Destination::Unknown) | None if !state.may_be_meshed(to.ip()) => return Ok(one(to.ip(), None)),
                 Some(Destination::Unknown) | None => shared.view.ask(to.ip()),
             }
         }
