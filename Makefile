@@ -18,6 +18,8 @@ TAG ?= $(shell sed -n 's/^version = "\(.*\)"/\1/p' Cargo.toml)
 # make cluster DIR=...: one cluster for each directory
 DIR ?= $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/signet/cluster/run
 HOST := $(shell rustc -vV | sed -n 's/^host: //p')
+# Relocations in a twentieth of the room (0.5 MB of the sidecar), where the C library knows them: glibc 2.36.
+PACKED := $(shell printf 'glibc 2.36\n%s\n' "$$(getconf GNU_LIBC_VERSION)" | sort -CV && echo '-C link-arg=-Wl,-z,pack-relative-relocs')
 
 help: ## this list
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 14
@@ -36,7 +38,7 @@ bench: ## no mesh, HAProxy, nginx and Signet in one run; writes tests/bench/resu
 	tests/bench/run
 
 build: ## static release binaries, each proven in an empty root
-	RUSTFLAGS="-C target-feature=+crt-static" cargo build --locked --release --target $(HOST) --bins --workspace --exclude signet-tests
+	RUSTFLAGS="-C target-feature=+crt-static $(PACKED)" cargo build --locked --release --target $(HOST) --bins --workspace --exclude signet-tests
 	tests/empty-root $(foreach b,signet signet-ca signet-operator signet-sidecar,$(OUT)/$(HOST)/release/$(b))
 
 images: $(if $(FAST),fast,build) ## one container image for each program, as OCI tars in target/images

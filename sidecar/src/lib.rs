@@ -6,6 +6,7 @@ pub mod capture;
 mod clock;
 pub mod config;
 mod control;
+mod http2;
 mod keeper;
 mod live;
 mod observe;

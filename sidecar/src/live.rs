@@ -170,6 +170,8 @@ pub struct Tunnel {
     pub remote: SocketAddr,
     /// We opened it, so we prove it again.
     pub outbound: bool,
+    /// The key exchange group of its handshake, for logs.
+    pub group: &'static str,
     /// Unix seconds: the earlier end of the two SVIDs that proved it last.
     deadline: AtomicU64,
     /// Unix seconds of the moment when it should be proved again.
@@ -200,6 +202,7 @@ impl Tunnel {
             exporter,
             remote: canonical(remote),
             outbound,
+            group: "none",
             deadline: AtomicU64::new(validity.end),
             prove_at: AtomicU64::new(validity.prove_at()),
             booted: AtomicU64::new(validity.booted.to_bits()),
@@ -393,21 +396,23 @@ impl<T> std::ops::Deref for Registered<T> {
 }
 
 impl Registry {
-    /// Registers a connection until the guard is dropped.
+    /// Registers a connection until the guard is dropped; one that leaves in plaintext with its endpoint.
     pub fn open(
         self: &Arc<Self>,
         direction: Direction,
         source: SocketAddr,
         destination: SocketAddr,
+        endpoint: Option<SocketAddr>,
         tunnel: Option<Arc<Tunnel>>,
         own: bool,
     ) -> Registered<Live> {
-        self.register(Live {
-            number: 0,
+        let number = self.next.fetch_add(1, Relaxed);
+        let item = Arc::new(Live {
+            number,
             direction,
             source,
             destination,
-            endpoint: None,
+            endpoint,
             tunnel,
             own,
             sent: 0.into(),
@@ -415,36 +420,7 @@ impl Registry {
             admitted: OnceLock::new(),
             counted: Default::default(),
             cut: Cut::default(),
-        })
-    }
-
-    /// Registers a connection that leaves in plaintext to this endpoint until the guard is dropped.
-    pub fn open_plain(
-        self: &Arc<Self>,
-        source: SocketAddr,
-        destination: SocketAddr,
-        endpoint: SocketAddr,
-    ) -> Registered<Live> {
-        self.register(Live {
-            number: 0,
-            direction: Direction::Outbound,
-            source,
-            destination,
-            endpoint: Some(endpoint),
-            tunnel: None,
-            own: false,
-            sent: 0.into(),
-            received: 0.into(),
-            admitted: OnceLock::new(),
-            counted: Default::default(),
-            cut: Cut::default(),
-        })
-    }
-
-    fn register(self: &Arc<Self>, mut live: Live) -> Registered<Live> {
-        let number = self.next.fetch_add(1, Relaxed);
-        live.number = number;
-        let item = Arc::new(live);
+        });
         lock(&self.connections).insert(number, item.clone());
         Registered {
             registry: self.clone(),

@@ -1,7 +1,6 @@
 //! What is said about one connection when it ends: collected on the way, written once. A connection that is dropped without
 //! a word (a panic, the end of the process) is still written, as unfinished.
-use crate::live::{CutReason, Direction, Live};
-use crate::path::FramingKey;
+use crate::live::{CutReason, Direction, Live, Tunnel};
 use crate::refusal::Broken;
 use crate::refusal::Refusal;
 use crate::shared::Shared;
@@ -18,7 +17,8 @@ use std::time::{Duration, Instant};
 pub struct Record {
     shared: Arc<Shared>,
     started: Instant,
-    facts: Facts,
+    /// In a place of their own: a record is moved from task to task, and they are long.
+    facts: Box<Facts>,
     written: bool,
 }
 
@@ -60,7 +60,7 @@ pub struct Facts {
 impl Record {
     /// For a connection that was just accepted.
     pub fn new(shared: &Arc<Shared>, direction: Direction, source: SocketAddr) -> Self {
-        let facts = Facts {
+        let facts = Box::new(Facts {
             direction,
             source: crate::path::canonical(source),
             destination: None,
@@ -76,7 +76,7 @@ impl Record {
             duration: Duration::ZERO,
             group: None,
             framing: None,
-        };
+        });
         Self { shared: shared.clone(), started: Instant::now(), facts, written: false }
     }
 
@@ -89,10 +89,12 @@ impl Record {
     pub fn peer(&mut self, peer: &SpiffeId) {
         self.facts.peer = Some(peer.clone());
     }
-    pub fn group(&mut self, group: &'static str) {
-        self.facts.group = Some(group);
-    }
     pub fn framing(&mut self, framing: Framing) {
+        self.facts.framing = Some(framing);
+    }
+    pub fn tunnel(&mut self, tunnel: &Tunnel, framing: Framing) {
+        self.facts.peer = Some(tunnel.peer.leaf.id.clone());
+        self.facts.group = Some(tunnel.group);
         self.facts.framing = Some(framing);
     }
     pub fn verdict(&mut self, verdict: Verdict) {
@@ -108,9 +110,11 @@ impl Record {
     pub fn destination(&self) -> SocketAddr {
         self.facts.destination.unwrap_or_else(|| SocketAddr::new(IpAddr::V4(Ipv4Addr::UNSPECIFIED), 0))
     }
-    pub fn framing_key(&self) -> FramingKey {
-        let key = self.facts.endpoint.unwrap_or_else(|| self.destination());
-        (key.ip(), key.port())
+    pub fn endpoint_or_destination(&self) -> SocketAddr {
+        self.facts.endpoint.unwrap_or_else(|| self.destination())
+    }
+    pub fn shared(&self) -> Arc<Shared> {
+        self.shared.clone()
     }
 
     /// Writes a connection that was not carried.

@@ -12,8 +12,9 @@ use crate::control::{Control, Store};
 use crate::keeper::{self, Ages};
 use crate::live::CutReason;
 use crate::observe::AccessLog;
-use crate::path::listen::{self, Purpose};
-use crate::path::{Path, socket::Sources};
+use crate::path::Path;
+use crate::path::listen::Purpose;
+use crate::path::socket::{self, Sources};
 use crate::replay::{Declared, Replay};
 use crate::report::Reporter;
 use crate::shared::{Settings, Shared};
@@ -185,7 +186,7 @@ fn start_workers(
     for number in 0..config.workers {
         let mut listeners = Vec::new();
         for (purpose, address) in addresses(config) {
-            let listener = unless_no_ipv6(address, listen::open(address)).with_context(|| format!("{purpose:?}"))?;
+            let listener = unless_no_ipv6(address, socket::listen(address)).with_context(|| format!("{purpose:?}"))?;
             listeners.extend(listener.map(|listener| (purpose, listener)));
         }
         let (shared, draining, mut stopping) = (shared.clone(), draining.clone(), stopping.clone());

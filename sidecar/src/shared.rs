@@ -223,6 +223,21 @@ impl Shared {
         })
     }
 
+    /// A place among those that callers of this identity may hold.
+    pub fn place(&self, id: &SpiffeId) -> Result<Place, Refusal> {
+        self.limits.place(id).inspect_err(|_| self.observe.limit("identity"))
+    }
+
+    /// What one more connection on a pooled tunnel of theirs holds: it counts like one that has a tunnel of its own.
+    pub fn stream(&self, id: &SpiffeId) -> Result<(Place, Permit), Refusal> {
+        let place = self.place(id)?;
+        let permit = self.limits.connection(Direction::Inbound).ok_or_else(|| {
+            self.observe.limit("connections");
+            Refusal::Limit("connections")
+        })?;
+        Ok((place, permit))
+    }
+
     /// A call of ours came back through the redirect.
     pub fn redirect_seen(&self) {
         self.readiness.reached(Step::Redirect);

@@ -73,7 +73,7 @@ async fn admin_shows_its_pages_as_json() {
     let source = source();
     let from: SocketAddr = "10.77.0.3:40000".parse().unwrap();
     let to: SocketAddr = "10.77.0.2:8080".parse().unwrap();
-    let _open = Registry::open(&source.shared.live, Direction::Inbound, from, to, None, false);
+    let _open = Registry::open(&source.shared.live, Direction::Inbound, from, to, None, None, false);
     let admin = served(Door::Admin, source).await;
     for page in ["/config", "/certificates", "/connections", "/verdicts"] {
         let (status, body) = get(admin, page).await;

@@ -164,7 +164,7 @@ fn f38_a_plain_connection_is_cut_when_the_posture_denies_what_was_called_or_the_
     use signet_proto::control as wire;
     let (service, endpoint) = ("192.0.2.10:80".parse().unwrap(), "198.51.100.1:8080".parse().unwrap());
     let registry = Arc::new(crate::live::Registry::default());
-    let live = registry.open_plain("127.0.0.1:1".parse().unwrap(), service, endpoint);
+    let live = registry.open(Direction::Outbound, "127.0.0.1:1".parse().unwrap(), service, Some(endpoint), None, false);
     let verdict = |denied: &[u8]| {
         let (view, _) = crate::view::View::new();
         let prefix = |address: &[u8]| wire::Prefix { address: address.to_vec(), length: 32 };

@@ -1,6 +1,5 @@
 //! Which endpoint, and which framing. Least loaded of two random choices; an endpoint that just failed comes last. The framing
 //! follows one fixed rule: pooled, unless recent connections to that port moved more than N bytes each on average.
-use super::outbound::FramingKey;
 use crate::tls::Framing;
 use crate::view::{Endpoint, Named};
 use std::cell::RefCell;
@@ -15,9 +14,13 @@ const PENALTY: Duration = Duration::from_secs(5);
 /// Destinations that are remembered at most; above it the memory starts anew.
 const REMEMBERED: usize = 4096;
 
+/// Counts one connection to an endpoint while it is held.
+pub type Use = Rc<()>;
+
 #[derive(Default)]
 struct Load {
-    open: u32,
+    /// The uses beside this one.
+    open: Use,
     failed: Option<Instant>,
 }
 
@@ -25,24 +28,6 @@ struct Load {
 #[derive(Default)]
 pub struct Loads {
     by_address: RefCell<HashMap<SocketAddr, Load>>,
-}
-
-/// Counts one connection to an endpoint until dropped.
-pub struct Use {
-    loads: Rc<Loads>,
-    address: SocketAddr,
-}
-
-impl Drop for Use {
-    fn drop(&mut self) {
-        let mut all = self.loads.by_address.borrow_mut();
-        if let Some(load) = all.get_mut(&self.address) {
-            load.open -= 1;
-            if load.open == 0 && load.failed.is_none() {
-                all.remove(&self.address);
-            }
-        }
-    }
 }
 
 impl Loads {
@@ -59,33 +44,35 @@ impl Loads {
             let endpoint: &Endpoint = &endpoints[index];
             let load = all.get(&SocketAddr::new(endpoint.address, endpoint.port));
             let failed = load.and_then(|l| l.failed).is_some_and(|at| at + PENALTY > now);
-            (failed, load.map_or(0, |l| l.open))
+            (failed, load.map_or(1, |l| Rc::strong_count(&l.open)))
         };
         let chosen = if weight(other) < weight(first) { other } else { first };
         Some(endpoints.swap_remove(chosen))
     }
 
+    fn with<T>(&self, address: SocketAddr, change: impl FnOnce(&mut Load) -> T) -> T {
+        let mut all = self.by_address.borrow_mut();
+        if all.len() >= REMEMBERED {
+            all.retain(|_, load| Rc::strong_count(&load.open) > 1);
+        }
+        change(all.entry(address).or_default())
+    }
+
     /// Counts a connection to an endpoint.
-    pub fn using(this: &Rc<Self>, address: SocketAddr) -> Use {
-        this.by_address.borrow_mut().entry(address).or_default().open += 1;
-        Use { loads: this.clone(), address }
+    pub fn using(&self, address: SocketAddr) -> Use {
+        self.with(address, |load| load.open.clone())
     }
 
     /// Remembers a failure.
     pub fn failed(&self, address: SocketAddr) {
-        let mut all = self.by_address.borrow_mut();
-        let now = Instant::now();
-        if all.len() >= REMEMBERED {
-            all.retain(|_, load| load.open > 0);
-        }
-        all.entry(address).or_default().failed = Some(now);
+        self.with(address, |load| load.failed = Some(Instant::now()));
     }
 }
 
 /// What recent connections to each destination moved on average, in bytes.
 pub struct Framings {
     alone_above: u64,
-    moved: RefCell<HashMap<FramingKey, u64>>,
+    moved: RefCell<HashMap<SocketAddr, u64>>,
 }
 
 impl Framings {
@@ -101,19 +88,19 @@ impl Framings {
             (true, false) => Some(Framing::Pooled),
             (false, true) => Some(Framing::Alone),
             (true, true) => {
-                let average = self.moved.borrow().get(&(to.ip(), to.port())).copied().unwrap_or(0);
+                let average = self.moved.borrow().get(&to).copied().unwrap_or(0);
                 Some(if average > self.alone_above { Framing::Alone } else { Framing::Pooled })
             }
         }
     }
 
     /// Remembers what a connection moved: the average moves by a quarter of the difference.
-    pub fn moved(&self, key: FramingKey, bytes: u64) {
+    pub fn moved(&self, to: SocketAddr, bytes: u64) {
         let mut all = self.moved.borrow_mut();
-        if all.len() >= REMEMBERED && !all.contains_key(&key) {
+        if all.len() >= REMEMBERED && !all.contains_key(&to) {
             all.clear();
         }
-        let average = all.entry(key).or_default();
+        let average = all.entry(to).or_default();
         *average = if bytes > *average {
             *average + (bytes - *average).div_ceil(4)
         } else {

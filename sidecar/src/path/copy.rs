@@ -1,8 +1,10 @@
-//! Carries bytes both ways until both sides are done. Half-close passes as half-close, reset as reset; buffers come from a pool
-//! of the thread and go back when a direction is idle, so that an idle connection holds none.
+//! Carries bytes both ways until both sides are done. Half-close passes as half-close, reset as reset. What was read goes on as it
+//! is, without a copy; its buffer comes from a pool of the thread and goes back with the last of it, so that an idle connection
+//! holds none.
 use crate::live::{CutReason, Live};
 use crate::refusal::Broken;
 use crate::tls::{BUFFER, give_back, take_buffer};
+use bytes::{Buf as _, Bytes};
 use std::future::poll_fn;
 use std::io;
 use std::pin::Pin;
@@ -10,18 +12,31 @@ use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::net::TcpStream;
 use tokio::time::{Sleep, sleep};
 
-/// One end of a connection that is being carried.
-pub trait Side: AsyncRead + AsyncWrite + Unpin {
+/// What a side is.
+pub struct About {
     /// For messages: "application", "peer".
-    const NAME: &'static str;
-    /// Most bytes of one read. What goes into records is read in whole records: 64 KiB.
-    const READ: usize = 64 * 1024;
-    /// Most bytes of one write that leave in whole records.
-    const WRITE: usize = BUFFER;
+    pub name: &'static str,
+    /// What it takes at once and sends in whole records, in bytes: at most a pooled buffer.
+    pub most: usize,
     /// Whether `broken` wakes the task; otherwise it only looks.
-    const WAKES: bool = false;
+    pub wakes: bool,
+}
+
+/// One end of a connection that is being carried.
+pub trait Side: Send {
+    /// What is known of it before anything moves.
+    fn about(&self) -> About;
+    /// What came next, where it can be chosen no more than `most` bytes; empty: its direction has ended.
+    fn poll_take(&mut self, cx: &mut Context<'_>, most: usize) -> Poll<io::Result<Bytes>>;
+    /// Gives it some of these bytes, and takes those off.
+    fn poll_give(&mut self, cx: &mut Context<'_>, bytes: &mut Bytes) -> Poll<io::Result<()>>;
+    /// What it was given leaves.
+    fn poll_flush(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>>;
+    /// Ends the direction towards it.
+    fn poll_shutdown(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>>;
     /// Why the other end broke the connection, as far as that is known without reading. Asked while nothing is read from this
     /// side: its direction has ended, or what was read has no room at the other.
     fn broken(&mut self, cx: &mut Context<'_>) -> Option<io::Error>;
@@ -31,13 +46,29 @@ pub trait Side: AsyncRead + AsyncWrite + Unpin {
 
 /// How often a side that nothing is read from is looked at: the kernel wakes nobody for a reset there.
 const LOOK: Duration = Duration::from_secs(1);
+/// What is not longer is copied out of its pooled buffer: else a few bytes that wait would hold 64 KiB.
+const SMALL: usize = 4096;
+
+/// A pooled buffer and what of it was filled.
+struct Filled(Box<[u8]>, usize);
+
+impl AsRef<[u8]> for Filled {
+    fn as_ref(&self) -> &[u8] {
+        &self.0[..self.1]
+    }
+}
+
+impl Drop for Filled {
+    fn drop(&mut self) {
+        give_back(std::mem::take(&mut self.0));
+    }
+}
 
 /// One direction.
 #[derive(Default)]
 struct Flow {
-    buffer: Option<Box<[u8]>>,
-    start: usize,
-    end: usize,
+    /// Was read and has not been written.
+    chunk: Bytes,
     unflushed: bool,
     stage: Stage,
 }
@@ -51,85 +82,59 @@ enum Stage {
 }
 
 impl Flow {
-    fn poll<R: Side, W: Side>(
+    fn poll(
         &mut self,
         cx: &mut Context<'_>,
-        from: &mut R,
-        to: &mut W,
+        from: &mut dyn Side,
+        to: &mut dyn Side,
         count: &AtomicU64,
     ) -> Poll<Result<(), Broken>> {
+        let About { name, most, .. } = to.about();
+        let write = |error| Broken::Write(name, error);
         loop {
             match self.stage {
                 Stage::Done => return Poll::Ready(Ok(())),
                 Stage::Closing => {
-                    ready!(Pin::new(&mut *to).poll_shutdown(cx)).map_err(|e| Broken::Write(W::NAME, e))?;
+                    ready!(to.poll_shutdown(cx)).map_err(write)?;
                     self.stage = Stage::Done;
                 }
-                Stage::Copying if self.start < self.end => {
-                    let Some(buffer) = &self.buffer else { return Poll::Ready(Ok(())) };
-                    let written = ready!(Pin::new(&mut *to).poll_write(cx, &buffer[self.start..self.end]))
-                        .map_err(|e| Broken::Write(W::NAME, e))?;
-                    if written == 0 {
-                        return Poll::Ready(Err(Broken::Write(W::NAME, io::ErrorKind::WriteZero.into())));
-                    }
-                    self.start += written;
+                Stage::Copying if !self.chunk.is_empty() => {
+                    let before = self.chunk.len();
+                    ready!(to.poll_give(cx, &mut self.chunk)).map_err(write)?;
                     self.unflushed = true;
-                    count.fetch_add(written as u64, Relaxed);
+                    count.fetch_add((before - self.chunk.len()) as u64, Relaxed);
                 }
-                Stage::Copying => {
-                    let mut storage = self.buffer.take().unwrap_or_else(take_buffer);
-                    let mut buffer = ReadBuf::new(&mut storage[..R::READ.min(W::WRITE)]);
-                    let polled = Pin::new(&mut *from).poll_read(cx, &mut buffer);
-                    let filled = buffer.filled().len();
-                    match polled {
-                        Poll::Pending => {
-                            give_back(storage);
-                            if self.unflushed {
-                                ready!(Pin::new(&mut *to).poll_flush(cx)).map_err(|e| Broken::Write(W::NAME, e))?;
-                                self.unflushed = false;
-                            }
-                            return Poll::Pending;
+                Stage::Copying => match from.poll_take(cx, most) {
+                    Poll::Ready(Ok(chunk)) if chunk.is_empty() => self.stage = Stage::Closing,
+                    Poll::Ready(Ok(chunk)) => self.chunk = chunk,
+                    Poll::Ready(Err(error)) => return Poll::Ready(Err(Broken::Read(from.about().name, error))),
+                    Poll::Pending => {
+                        if self.unflushed {
+                            ready!(to.poll_flush(cx)).map_err(write)?;
+                            self.unflushed = false;
                         }
-                        Poll::Ready(Err(e)) => return Poll::Ready(Err(Broken::Read(R::NAME, e))),
-                        Poll::Ready(Ok(())) if filled == 0 => {
-                            give_back(storage);
-                            self.stage = Stage::Closing;
-                        }
-                        Poll::Ready(Ok(())) => {
-                            (self.start, self.end) = (0, filled);
-                            self.buffer = Some(storage);
-                        }
+                        return Poll::Pending;
                     }
-                }
+                },
             }
         }
     }
-}
 
-impl Flow {
     /// Whether it waits for bytes, so that a reset would wake it.
     fn is_reading(&self) -> bool {
-        self.stage == Stage::Copying && self.start == self.end
+        self.stage == Stage::Copying && self.chunk.is_empty()
     }
 
     /// Why the side that this direction reads from is broken, if that would not show by itself.
-    fn broken<R: Side>(&self, cx: &mut Context<'_>, from: &mut R, due: bool) -> Option<Broken> {
-        let ask = !self.is_reading() && (due || R::WAKES);
-        ask.then(|| from.broken(cx)).flatten().map(|error| Broken::Read(R::NAME, error))
-    }
-}
-
-impl Drop for Flow {
-    fn drop(&mut self) {
-        if let Some(buffer) = self.buffer.take() {
-            give_back(buffer);
-        }
+    fn broken(&self, cx: &mut Context<'_>, from: &mut dyn Side, due: bool) -> Option<Broken> {
+        let ask = !self.is_reading() && (due || from.about().wakes);
+        ask.then(|| from.broken(cx)).flatten().map(|error| Broken::Read(from.about().name, error))
     }
 }
 
 /// Carries bytes between the caller and the destination until both directions have ended, one breaks, or the connection is cut.
 /// What breaks or is cut is aborted on both sides.
-pub async fn carry<A: Side, B: Side>(caller: &mut A, destination: &mut B, live: &Live) -> Result<(), Broken> {
+pub async fn carry(caller: &mut dyn Side, destination: &mut dyn Side, live: &Live) -> Result<(), Broken> {
     let (mut there, mut back) = (Flow::default(), Flow::default());
     let mut look = None;
     let result = poll_fn(|cx| {
@@ -142,13 +147,8 @@ pub async fn carry<A: Side, B: Side>(caller: &mut A, destination: &mut B, live: 
             return Poll::Ready(Ok(()));
         }
         let due = poll_look(&mut look, there.is_reading() && back.is_reading(), cx);
-        if let Some(error) = there.broken(cx, caller, due) {
-            return Poll::Ready(Err(error));
-        }
-        if let Some(error) = back.broken(cx, destination, due) {
-            return Poll::Ready(Err(error));
-        }
-        Poll::Pending
+        let broken = there.broken(cx, caller, due).or_else(|| back.broken(cx, destination, due));
+        broken.map_or(Poll::Pending, |error| Poll::Ready(Err(error)))
     })
     .await;
     result.map_err(|broken| {
@@ -178,15 +178,54 @@ fn poll_look(look: &mut Option<Pin<Box<Sleep>>>, reading: bool, cx: &mut Context
     due
 }
 
-impl Side for tokio::net::TcpStream {
+/// A side that is a socket, with or without TLS on it.
+pub trait Socket: AsyncRead + AsyncWrite + Unpin + Send {
+    const NAME: &'static str;
+    const MOST: usize;
+    /// The socket.
+    fn tcp(&self) -> &TcpStream;
+}
+
+impl Socket for TcpStream {
     const NAME: &'static str = "application";
+    const MOST: usize = BUFFER;
+    fn tcp(&self) -> &TcpStream {
+        self
+    }
+}
+
+impl<S: Socket> Side for S {
+    fn about(&self) -> About {
+        About { name: S::NAME, most: S::MOST, wakes: false }
+    }
+    fn poll_take(&mut self, cx: &mut Context<'_>, most: usize) -> Poll<io::Result<Bytes>> {
+        let mut filled = Filled(take_buffer(), 0);
+        let mut buffer = ReadBuf::new(&mut filled.0[..most]);
+        ready!(Pin::new(self).poll_read(cx, &mut buffer))?;
+        filled.1 = buffer.filled().len();
+        let small = filled.1 <= SMALL;
+        Poll::Ready(Ok(if small { Bytes::copy_from_slice(filled.as_ref()) } else { Bytes::from_owner(filled) }))
+    }
+    fn poll_give(&mut self, cx: &mut Context<'_>, bytes: &mut Bytes) -> Poll<io::Result<()>> {
+        match ready!(Pin::new(self).poll_write(cx, bytes))? {
+            0 => return Poll::Ready(Err(io::ErrorKind::WriteZero.into())),
+            written => bytes.advance(written),
+        }
+        Poll::Ready(Ok(()))
+    }
+    fn poll_flush(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        AsyncWrite::poll_flush(Pin::new(self), cx)
+    }
+    fn poll_shutdown(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        AsyncWrite::poll_shutdown(Pin::new(self), cx)
+    }
     fn broken(&mut self, _: &mut Context<'_>) -> Option<io::Error> {
         // What the kernel does not tell about a socket is no fault of the connection.
-        self.take_error().ok().flatten()
+        self.tcp().take_error().ok().flatten()
     }
     fn abort(&mut self, _: Option<CutReason>) {
         // A socket that is gone already cannot be reset, and need not be.
-        drop(self.set_zero_linger());
+        drop(self.tcp().set_zero_linger());
     }
 }
 

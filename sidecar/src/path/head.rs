@@ -1,7 +1,10 @@
 //! The head of a CONNECT request and of its answer, in the framing that carries one connection alone (HTTP/1.1, RFC 9112).
 //! Peers' bytes: bounded, strict, total. The fuzz target is in the tests beside.
 use crate::refusal::Refusal;
+use crate::tls::Tls;
+use std::io;
 use std::net::SocketAddr;
+use tokio::io::AsyncReadExt as _;
 
 /// Header fields that are read at most; what has more is refused.
 const MAX_FIELDS: usize = 32;
@@ -15,8 +18,32 @@ pub struct Head<T> {
     pub length: usize,
 }
 
-/// Reads a CONNECT request; `None`: more bytes are needed.
-pub fn request(bytes: &[u8]) -> Result<Option<Head<SocketAddr>>, Refusal> {
+/// `None`: more bytes are needed.
+type Parsed<T> = Result<Option<Head<T>>, Refusal>;
+
+/// Reads until `parse` has a whole head; what follows it stays for the connection. `lost` says what the end of the tunnel means.
+pub async fn read<T>(
+    tls: &mut Tls,
+    limit: u32,
+    parse: fn(&[u8]) -> Parsed<T>,
+    lost: fn(io::Error) -> Refusal,
+) -> Result<T, Refusal> {
+    let mut bytes = Vec::with_capacity(256);
+    while bytes.len() < limit as usize {
+        if tls.read_buf(&mut bytes).await.map_err(lost)? == 0 {
+            return Err(lost(io::ErrorKind::UnexpectedEof.into()));
+        }
+        if let Some(found) = parse(&bytes)? {
+            bytes.drain(..found.length);
+            tls.unread(bytes);
+            return Ok(found.content);
+        }
+    }
+    Err(Refusal::HeadTooLarge(limit))
+}
+
+/// Reads a CONNECT request.
+pub fn request(bytes: &[u8]) -> Parsed<SocketAddr> {
     let mut fields = [httparse::EMPTY_HEADER; MAX_FIELDS];
     let mut request = httparse::Request::new(&mut fields);
     let length = match request.parse(bytes) {
@@ -46,11 +73,8 @@ pub fn target(authority: &str) -> Result<SocketAddr, Refusal> {
     Ok(super::canonical(address))
 }
 
-/// Status, and the code that `Proxy-Status` carries.
-pub type Answer = (u16, Option<String>);
-
-/// Reads the answer to a CONNECT: the status, and the code that `Proxy-Status` carries; `None`: more bytes are needed.
-pub fn answer(bytes: &[u8]) -> Result<Option<Head<Answer>>, Refusal> {
+/// Reads the answer to a CONNECT: the status, and the code that `Proxy-Status` carries.
+pub fn answer(bytes: &[u8]) -> Parsed<(u16, Option<String>)> {
     let mut fields = [httparse::EMPTY_HEADER; MAX_FIELDS];
     let mut response = httparse::Response::new(&mut fields);
     match response.parse(bytes) {

@@ -1,24 +1,27 @@
 //! What calls the workload: through the tunnel (15008) with a proved identity, or captured in plaintext (15006) with none. The
 //! verdict is taken before the application hears of the connection; it is dialled at the workload's own address, never loopback.
-use super::pooled::{self, Stream};
-use super::{Path, copy, head, original_destination, socket};
+use super::copy::{self, Side};
+use super::pooled::Stream;
+use super::{Path, head, socket};
+use crate::http2;
 use crate::live::{Direction, Registered, Tunnel};
 use crate::proof;
 use crate::record::Record;
 use crate::refusal::Refusal;
-use crate::shared::{Place, Shared};
-use crate::tls::Tls;
-use crate::tls::{Framing, Proven};
+use crate::shared::{Permit, Place, Shared};
+use crate::tls::{Framing, Proven, Tls};
 use bytes::Bytes;
 use h2::server::SendResponse;
 use h2::{Reason, RecvStream};
+use http::Request;
 use signet_policy::{Caller, Decision};
+use std::future::poll_fn;
 use std::net::SocketAddr;
 use std::pin::pin;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::io::AsyncWriteExt;
 use tokio::net::TcpStream;
 
 /// How often an inbound tunnel is looked at for being idle or past its certificates.
@@ -27,22 +30,25 @@ const LOOK: Duration = Duration::from_secs(5);
 /// Carries one captured plaintext connection. The caller has no identity: only an `unauthenticated` clause or the posture can
 /// admit it.
 pub async fn serve_plaintext(path: Rc<Path>, mut caller: TcpStream, from: SocketAddr) {
-    let shared = path.shared.clone();
-    let mut record = Record::new(&shared, Direction::Inbound, from);
-    let opened = match original_destination(&caller) {
+    let mut record = Record::new(&path.shared, Direction::Inbound, from);
+    let plaintext = Caller::Plaintext(record.source().ip());
+    let opened = match socket::original_destination(&caller) {
         None => Err(Refusal::NoOriginalDestination),
-        Some(to) => admit_and_dial(&shared, to, Caller::Plaintext(record.source().ip()), &mut record).await,
+        Some(to) => admit_and_dial(&mut record, to, plaintext).await,
     };
     match opened {
         Err(refusal) => {
-            copy::Side::abort(&mut caller, None);
+            caller.abort(None);
             record.refused(&refusal);
         }
-        Ok(mut app) => {
-            let live = shared.live.open(Direction::Inbound, record.source(), record.destination(), None, false);
-            record.carry(&live, copy::carry(&mut caller, &mut app, &live)).await;
-        }
+        Ok(app) => carry(record, &mut caller, app, None).await,
     }
+}
+
+/// Carries a connection that was admitted, to its end.
+async fn carry(record: Record, caller: &mut dyn Side, mut app: TcpStream, below: Option<Arc<Tunnel>>) {
+    let live = record.shared().live.open(Direction::Inbound, record.source(), record.destination(), None, below, false);
+    record.carry(&live, copy::carry(caller, &mut app, &live)).await;
 }
 
 /// Answers one peer's sidecar: handshake, then what the agreed framing says.
@@ -73,88 +79,46 @@ pub async fn serve_tunnel(path: Rc<Path>, tcp: TcpStream, from: SocketAddr) {
 
 async fn serve_alone(shared: &Arc<Shared>, mut tls: Tls, proven: Proven, from: SocketAddr) {
     let mut record = Record::new(shared, Direction::Inbound, from);
-    record.peer(&proven.peer.leaf.id);
-    record.group(proven.group);
-    record.framing(Framing::Alone);
     let tunnel = shared.live.hold(Arc::new(proven.into_tunnel(from, false)));
-    let opened = match place(shared, &tunnel) {
-        Ok(place) => open_alone(shared, &mut tls, &tunnel, &mut record).await.map(|app| (app, place)),
-        Err(refusal) => Err(refusal),
-    };
-    match opened {
+    record.tunnel(&tunnel, Framing::Alone);
+    match open_alone(&mut tls, &tunnel, &mut record).await {
         Err(refusal) => {
             // The peer may be gone already; what it was told is in the record.
             drop(tls.write_all(head::write_refusal(&refusal).as_bytes()).await);
             drop(tls.shutdown().await);
             record.refused(&refusal);
         }
-        Ok((mut app, _place)) => {
-            let live = shared.live.open(
-                Direction::Inbound,
-                record.source(),
-                record.destination(),
-                Some(tunnel.item.clone()),
-                false,
-            );
-            record.carry(&live, copy::carry(&mut tls, &mut app, &live)).await;
-        }
+        Ok((app, _place)) => carry(record, &mut tls, app, Some(tunnel.item.clone())).await,
     }
 }
 
-/// A place among those that callers of the tunnel's identity may hold.
-fn place(shared: &Shared, tunnel: &Tunnel) -> Result<Place, Refusal> {
-    shared.limits.place(&tunnel.peer.leaf.id).inspect_err(|_| shared.observe.limit("identity"))
-}
-
-async fn open_alone(
-    shared: &Shared,
-    tls: &mut Tls,
-    tunnel: &Tunnel,
-    record: &mut Record,
-) -> Result<TcpStream, Refusal> {
-    let limit = shared.settings.head_time;
-    let read = tokio::time::timeout(limit, read_request(tls, shared.settings.head_bytes));
-    let to = read.await.map_err(|_| Refusal::HeadTimeout(limit))??;
-    let app = admit_and_dial(shared, to, Caller::Identity(tunnel.peer.leaf.id.as_str()), record).await?;
+async fn open_alone(tls: &mut Tls, tunnel: &Tunnel, record: &mut Record) -> Result<(TcpStream, Place), Refusal> {
+    let place = record.shared().place(&tunnel.peer.leaf.id)?;
+    let (limit, most) = (record.shared().settings.head_time, record.shared().settings.head_bytes);
+    let read = head::read(tls, most, head::request, Refusal::TunnelBroke);
+    let to = tokio::time::timeout(limit, read).await.map_err(|_| Refusal::HeadTimeout(limit))??;
+    let app = admit_and_dial(record, to, Caller::Identity(tunnel.peer.leaf.id.as_str())).await?;
     tls.write_all(head::OPEN).await.map_err(Refusal::TunnelBroke)?;
     tls.flush().await.map_err(Refusal::TunnelBroke)?;
-    Ok(app)
-}
-
-async fn read_request(tls: &mut Tls, head_bytes: u32) -> Result<SocketAddr, Refusal> {
-    let mut bytes = Vec::with_capacity(256);
-    loop {
-        if tls.read_buf(&mut bytes).await.map_err(Refusal::TunnelBroke)? == 0 {
-            return Err(Refusal::TunnelBroke(std::io::ErrorKind::UnexpectedEof.into()));
-        }
-        if let Some(found) = head::request(&bytes)? {
-            bytes.drain(..found.length);
-            tls.unread(bytes);
-            return Ok(found.content);
-        }
-        if bytes.len() >= head_bytes as usize {
-            return Err(Refusal::HeadTooLarge(head_bytes));
-        }
-    }
+    Ok((app, place))
 }
 
 async fn serve_pooled(path: Rc<Path>, tls: Tls, proven: Proven, from: SocketAddr) {
     let shared = path.shared.clone();
-    let group = proven.group;
     let tunnel = Rc::new(shared.live.hold(Arc::new(proven.into_tunnel(from, false))));
-    let _place = match place(&shared, &tunnel) {
+    let _place = match shared.place(&tunnel.peer.leaf.id) {
         Ok(place) => place,
         Err(refusal) => {
             let mut record = Record::new(&shared, Direction::Inbound, from);
-            record.peer(&tunnel.peer.leaf.id);
+            record.tunnel(&tunnel, Framing::Pooled);
             return record.refused(&refusal);
         }
     };
     let limit = shared.settings.head_time;
-    if let Err(error) = socket::must_read(tls.tcp()) {
+    if let Err(error) = socket::must_read(&tls) {
         return tracing::debug!(%from, %error, "tunnel was gone before it could be served");
     }
-    let handshake = pooled::server(&shared.settings).handshake::<_, Bytes>(tls);
+    let handshake = http2::server(&shared.settings).handshake::<_, Bytes>(tls);
     let mut connection = match tokio::time::timeout(limit, handshake).await {
         Ok(Ok(connection)) => connection,
         Ok(Err(error)) => return tracing::debug!(%from, %error, "HTTP/2 preface refused"),
@@ -173,7 +137,7 @@ async fn serve_pooled(path: Rc<Path>, tls: Tls, proven: Proven, from: SocketAddr
                     respond.send_reset(Reason::REFUSED_STREAM);
                 }
                 Some(Ok((request, respond))) => {
-                    tokio::task::spawn_local(serve_stream(shared.clone(), tunnel.clone(), request, respond, group, from));
+                    tokio::task::spawn_local(serve_stream(shared.clone(), tunnel.clone(), request, respond, from));
                 }
                 Some(Err(error)) => return tracing::debug!(%from, peer = %tunnel.peer.leaf.id, %error, "tunnel ended"),
                 None => return,
@@ -182,7 +146,7 @@ async fn serve_pooled(path: Rc<Path>, tls: Tls, proven: Proven, from: SocketAddr
                 tracing::info!(%from, peer = %tunnel.peer.leaf.id, %reason, "tunnel cut");
                 connection.abrupt_shutdown(Reason::NO_ERROR);
                 // One turn lets GOAWAY leave; the streams were cut one by one before.
-                drop(tokio::time::timeout(limit, std::future::poll_fn(|cx| connection.poll_closed(cx))).await);
+                drop(tokio::time::timeout(limit, poll_fn(|cx| connection.poll_closed(cx))).await);
                 return;
             }
             () = &mut drain, if !draining => {
@@ -207,80 +171,54 @@ async fn serve_pooled(path: Rc<Path>, tls: Tls, proven: Proven, from: SocketAddr
 async fn serve_stream(
     shared: Arc<Shared>,
     tunnel: Rc<Registered<Tunnel>>,
-    request: http::Request<RecvStream>,
+    request: Request<RecvStream>,
     mut respond: SendResponse<Bytes>,
-    group: &'static str,
     from: SocketAddr,
 ) {
     let mut record = Record::new(&shared, Direction::Inbound, from);
-    record.peer(&tunnel.peer.leaf.id);
-    record.group(group);
-    record.framing(Framing::Pooled);
-    // Counts as a connection, like one that has a tunnel of its own.
-    let permit = shared.limits.connection(Direction::Inbound);
-    let (place, full) = match place(&shared, &tunnel) {
-        Ok(place) => (Some(place), None),
-        Err(refusal) => (None, Some(refusal)),
+    record.tunnel(&tunnel, Framing::Pooled);
+    // In a place of its own: what opening needs is let go before bytes flow.
+    let open = Box::pin(open_stream(&tunnel, &request, &mut record));
+    let opened = tokio::select! {
+        biased;
+        // The caller is gone: the application need not hear of it.
+        _ = poll_fn(|cx| respond.poll_reset(cx)) => Err(Refusal::TunnelBroke(std::io::ErrorKind::ConnectionReset.into())),
+        opened = open => opened,
     };
-    let opened = if let Some(refusal) = full {
-        Err(refusal)
-    } else if permit.is_some() {
-        tokio::select! {
-            biased;
-            // The caller is gone: the application need not hear of it.
-            _ = std::future::poll_fn(|cx| respond.poll_reset(cx)) => {
-                Err(Refusal::TunnelBroke(std::io::ErrorKind::ConnectionReset.into()))
-            }
-            opened = open_stream(&shared, &tunnel, &request, &mut record) => opened,
-        }
-    } else {
-        shared.observe.limit("connections");
-        Err(Refusal::Limit("connections"))
-    };
-    let (mut app, mut stream) = match opened {
+    let (app, held, mut stream) = match opened {
         Err(refusal) => {
-            let mut response = http::Response::new(());
-            *response.status_mut() =
-                http::StatusCode::from_u16(refusal.status()).unwrap_or(http::StatusCode::BAD_REQUEST);
-            if let Ok(value) = refusal.proxy_status().parse() {
-                response.headers_mut().insert("proxy-status", value);
-            }
+            let answer =
+                http::Response::builder().status(refusal.status()).header("proxy-status", refusal.proxy_status());
             // A peer that is gone cannot be answered; the record says what happened.
-            drop(respond.send_response(response, true));
+            drop(answer.body(()).map(|answer| respond.send_response(answer, true)));
             return record.refused(&refusal);
         }
-        Ok(app) => match respond.send_response(http::Response::new(()), false) {
-            Ok(send) => (app, Stream::new(send, request.into_body())),
+        Ok((app, held)) => match respond.send_response(http::Response::new(()), false) {
+            Ok(send) => (app, held, Stream::new(send, request.into_body())),
             Err(error) => return record.refused(&Refusal::TunnelBroke(std::io::Error::other(error))),
         },
     };
-    let live =
-        shared.live.open(Direction::Inbound, record.source(), record.destination(), Some(tunnel.item.clone()), false);
-    record.carry(&live, copy::carry(&mut stream, &mut app, &live)).await;
-    drop((permit, place));
+    carry(record, &mut stream, app, Some(tunnel.item.clone())).await;
+    drop(held);
 }
 
 async fn open_stream(
-    shared: &Shared,
     tunnel: &Tunnel,
-    request: &http::Request<RecvStream>,
+    asked: &Request<RecvStream>,
     record: &mut Record,
-) -> Result<TcpStream, Refusal> {
-    if request.method() != http::Method::CONNECT || request.extensions().get::<h2::ext::Protocol>().is_some() {
+) -> Result<(TcpStream, (Place, Permit)), Refusal> {
+    let held = record.shared().stream(&tunnel.peer.leaf.id)?;
+    if asked.method() != http::Method::CONNECT || asked.extensions().get::<h2::ext::Protocol>().is_some() {
         return Err(Refusal::NotConnect);
     }
-    let authority = request.uri().authority().ok_or(Refusal::BadTarget)?;
+    let authority = asked.uri().authority().ok_or(Refusal::BadTarget)?;
     let to = head::target(authority.as_str())?;
-    admit_and_dial(shared, to, Caller::Identity(tunnel.peer.leaf.id.as_str()), record).await
+    Ok((admit_and_dial(record, to, Caller::Identity(tunnel.peer.leaf.id.as_str())).await?, held))
 }
 
 /// The verdict, and for an admitted caller a connection to the application.
-async fn admit_and_dial(
-    shared: &Shared,
-    to: SocketAddr,
-    caller: Caller<'_>,
-    record: &mut Record,
-) -> Result<TcpStream, Refusal> {
+async fn admit_and_dial(record: &mut Record, to: SocketAddr, caller: Caller<'_>) -> Result<TcpStream, Refusal> {
+    let shared = record.shared();
     record.to(to);
     let state = shared.view.state().ok_or(Refusal::NoConfiguration)?;
     if shared.is_own_port(to) {

@@ -2,12 +2,14 @@
 //! (F36), and above the limit of connections it refuses at once.
 use super::{Path, inbound, outbound, socket};
 use crate::live::Direction;
+use futures::FutureExt as _;
 use std::io;
 use std::net::SocketAddr;
 use std::pin::pin;
 use std::rc::Rc;
 use std::time::Duration;
 use tokio::net::{TcpListener, TcpStream};
+use tokio::task::spawn_local;
 
 /// What a listener is for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -52,10 +54,7 @@ pub async fn accept(path: Rc<Path>, listener: TcpListener, purpose: Purpose) {
 }
 
 fn start(path: &Rc<Path>, stream: TcpStream, from: SocketAddr, purpose: Purpose) {
-    let direction = match purpose {
-        Purpose::Outbound => Direction::Outbound,
-        Purpose::Plaintext | Purpose::Tunnel => Direction::Inbound,
-    };
+    let direction = if purpose == Purpose::Outbound { Direction::Outbound } else { Direction::Inbound };
     let Some(permit) = path.shared.limits.connection(direction) else {
         path.shared.observe.limit("connections");
         // Dropped with a reset, so that nothing lingers.
@@ -66,17 +65,10 @@ fn start(path: &Rc<Path>, stream: TcpStream, from: SocketAddr, purpose: Purpose)
         return tracing::debug!(%error, %from, "connection was gone before it could be served");
     }
     let path = path.clone();
-    tokio::task::spawn_local(async move {
-        match purpose {
-            Purpose::Outbound => outbound::serve(path, stream, from).await,
-            Purpose::Plaintext => inbound::serve_plaintext(path, stream, from).await,
-            Purpose::Tunnel => inbound::serve_tunnel(path, stream, from).await,
-        }
-        drop(permit);
-    });
-}
-
-/// Opens a listener that shares its port with those of the other data path threads.
-pub fn open(address: SocketAddr) -> io::Result<std::net::TcpListener> {
-    socket::listen(address)
+    // Each kind in a task of its own: what one needs for a handshake another need not have room for.
+    match purpose {
+        Purpose::Outbound => spawn_local(outbound::serve(path, stream, from).map(|()| drop(permit))),
+        Purpose::Plaintext => spawn_local(inbound::serve_plaintext(path, stream, from).map(|()| drop(permit))),
+        Purpose::Tunnel => spawn_local(inbound::serve_tunnel(path, stream, from).map(|()| drop(permit))),
+    };
 }

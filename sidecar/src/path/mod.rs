@@ -12,14 +12,13 @@ mod copy;
 mod head;
 mod inbound;
 pub mod listen;
-mod orig_dst;
 mod outbound;
 mod pooled;
 pub mod socket;
 
-pub use copy::Side;
-pub use orig_dst::{canonical, original_destination};
-pub use outbound::{FramingKey, Target, dial_tunnel};
+pub use copy::Socket;
+pub use outbound::{Target, dial_tunnel};
+pub use socket::canonical;
 
 use crate::shared::Shared;
 use std::rc::Rc;
@@ -31,7 +30,7 @@ pub struct Path {
     /// What all threads share.
     pub shared: Arc<Shared>,
     pool: pooled::Pool,
-    loads: Rc<choose::Loads>,
+    loads: choose::Loads,
     framings: choose::Framings,
     drain: watch::Receiver<bool>,
 }
@@ -45,7 +44,8 @@ impl Path {
         stop: impl Future<Output = ()>,
     ) -> std::io::Result<()> {
         let framings = choose::Framings::new(shared.settings.alone_above);
-        let path = Rc::new(Self { shared, pool: pooled::Pool::default(), loads: Rc::default(), framings, drain });
+        let (pool, loads) = (pooled::Pool::default(), choose::Loads::default());
+        let path = Rc::new(Self { shared, pool, loads, framings, drain });
         for (purpose, listener) in listeners {
             let listener = tokio::net::TcpListener::from_std(listener)?;
             tokio::task::spawn_local(listen::accept(path.clone(), listener, purpose));

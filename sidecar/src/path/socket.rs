@@ -1,4 +1,4 @@
-//! Sockets as every connection of the data path has them: no delay and keepalive of 30 s; towards the application one of the
+//! Sockets as every connection of the data path has them: where a captured one was going before the redirect; no delay and keepalive of 30 s; towards the application one of the
 //! link-local source addresses that `capture` adds; below pooled tunnels a user timeout.
 use crate::refusal::Refusal;
 use nix::sys::socket::{setsockopt, sockopt};
@@ -24,8 +24,25 @@ pub fn tune(stream: &TcpStream) -> io::Result<()> {
 }
 
 /// Ends a connection whose other end takes nothing for 30 s. For pooled tunnels: both ends always read.
-pub fn must_read(stream: &TcpStream) -> io::Result<()> {
-    SockRef::from(stream).set_tcp_user_timeout(Some(ALIVE))
+pub fn must_read(side: &impl super::Socket) -> io::Result<()> {
+    SockRef::from(side.tcp()).set_tcp_user_timeout(Some(ALIVE))
+}
+
+/// The original destination, canonical (never v4-mapped). `None` when the kernel knows of no redirect: the connection was
+/// made to our own port directly (F22).
+pub fn original_destination(stream: &TcpStream) -> Option<SocketAddr> {
+    let local = canonical(stream.local_addr().ok()?);
+    let found = match local.ip() {
+        IpAddr::V4(_) => rustix::net::sockopt::ip_original_dst(stream).ok().map(SocketAddr::V4),
+        IpAddr::V6(_) => rustix::net::sockopt::ipv6_original_dst(stream).ok().map(SocketAddr::V6),
+    };
+    // An untranslated connection that is tracked all the same reports our own address.
+    found.map(canonical).filter(|original| *original != local && original.port() != 0)
+}
+
+/// `::ffff:1.2.3.4` becomes `1.2.3.4`; scope and flow label go.
+pub fn canonical(address: SocketAddr) -> SocketAddr {
+    SocketAddr::new(address.ip().to_canonical(), address.port())
 }
 
 /// A listener that shares its port with those of the other data path threads.
@@ -43,9 +60,11 @@ pub fn listen(address: SocketAddr) -> io::Result<std::net::TcpListener> {
 
 /// Connects within `limit`.
 pub async fn dial(to: SocketAddr, limit: Duration) -> Result<TcpStream, Refusal> {
-    let socket =
-        if to.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() }.map_err(|e| Refusal::Connect(to, e))?;
-    connect(socket, to, limit).await
+    connect(new(to).map_err(|e| Refusal::Connect(to, e))?, to, limit).await
+}
+
+fn new(to: SocketAddr) -> io::Result<TcpSocket> {
+    if to.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() }
 }
 
 async fn connect(socket: TcpSocket, to: SocketAddr, limit: Duration) -> Result<TcpStream, Refusal> {
@@ -79,11 +98,8 @@ impl Sources {
     pub async fn dial(&self, to: SocketAddr, limit: Duration) -> Result<TcpStream, Refusal> {
         let mut last = io::Error::from(io::ErrorKind::AddrNotAvailable);
         for _ in 0..self.addresses.len().max(1) {
-            let Some(source) = self.pick(to.is_ipv4()) else {
-                return Err(Refusal::SourceAddress(last));
-            };
-            let socket = if to.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() };
-            let socket = socket.map_err(|e| Refusal::Application(to, e))?;
+            let Some(source) = self.pick(to.is_ipv4()) else { break };
+            let socket = new(to).map_err(|e| Refusal::Application(to, e))?;
             // The port is chosen at connect, so that only the whole four-tuple must be free.
             setsockopt(&socket, sockopt::IpBindAddressNoPort, &true).map_err(|e| Refusal::Application(to, e.into()))?;
             if let Err(e) = socket.bind(SocketAddr::new(source, 0)) {

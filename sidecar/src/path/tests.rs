@@ -5,14 +5,18 @@ use crate::report::Reporter;
 use crate::shared::Settings;
 use crate::tls::Framing;
 use crate::view::{Named, View, octets};
+use bytes::Bytes;
+use copy::Side;
 use pooled::Pool;
 use signet_identity::testing::Authority;
 use signet_identity::{Credentials, SpiffeId};
 use signet_proto::control as wire;
 use std::cell::{Cell, RefCell};
 use std::net::{IpAddr, SocketAddr, UdpSocket};
+use std::pin::Pin;
+use std::task::{Context, Poll};
 use std::time::Duration;
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadBuf};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::runtime::{Builder, LocalOptions};
 use tokio::task::spawn_local;
@@ -92,7 +96,7 @@ pub struct Sidecar {
 pub fn path(shared: &Arc<Shared>) -> (Rc<Path>, watch::Sender<bool>) {
     let (drain, draining) = watch::channel(false);
     let framings = choose::Framings::new(shared.settings.alone_above);
-    let (pool, loads) = (Pool::default(), Rc::default());
+    let (pool, loads) = (Pool::default(), choose::Loads::default());
     (Rc::new(Path { shared: shared.clone(), pool, loads, framings, drain: draining }), drain)
 }
 
@@ -124,6 +128,66 @@ impl Sidecar {
     }
 }
 
+impl Pool {
+    pub fn is_empty(&self) -> bool {
+        self.open.borrow().is_empty()
+    }
+
+    /// Whether a tunnel is left that would take another request, as far as HTTP/2 knows.
+    pub fn takes_more(&self) -> bool {
+        let noop = &mut Context::from_waker(std::task::Waker::noop());
+        let mut takes = |open: &Rc<pooled::Open>| matches!(open.requests.clone().poll_ready(noop), Poll::Ready(Ok(())));
+        self.open.borrow().values().flatten().any(&mut takes)
+    }
+
+    pub fn carried(&self) -> u32 {
+        self.open.borrow().values().flatten().map(|open| open.carried.get()).sum()
+    }
+}
+
+/// A connection through the pool.
+pub struct Call {
+    pub stream: Talk<pooled::Stream>,
+    pub slot: pooled::Slot,
+}
+
+/// Reads and writes a side as tests do.
+pub struct Talk<S> {
+    pub side: S,
+    read: Bytes,
+}
+
+impl<S> Talk<S> {
+    pub fn over(side: S) -> Self {
+        Self { side, read: Bytes::new() }
+    }
+}
+
+impl<S: Side + Unpin> AsyncRead for Talk<S> {
+    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, out: &mut ReadBuf<'_>) -> Poll<std::io::Result<()>> {
+        if self.read.is_empty() {
+            self.read = std::task::ready!(self.side.poll_take(cx, crate::tls::BUFFER))?;
+        }
+        let count = self.read.len().min(out.remaining());
+        out.put_slice(&self.read.split_to(count));
+        Poll::Ready(Ok(()))
+    }
+}
+
+impl<S: Side + Unpin> AsyncWrite for Talk<S> {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<std::io::Result<usize>> {
+        let mut left = Bytes::copy_from_slice(bytes);
+        std::task::ready!(self.side.poll_give(cx, &mut left))?;
+        Poll::Ready(Ok(bytes.len() - left.len()))
+    }
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<std::io::Result<()>> {
+        self.side.poll_flush(cx)
+    }
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<std::io::Result<()>> {
+        self.side.poll_shutdown(cx)
+    }
+}
+
 /// A caller (`web`) and a callee (`orders`) that trust each other, and an application behind the callee that echoes.
 pub struct Mesh {
     pub authority: Authority,
@@ -151,8 +215,10 @@ impl Mesh {
     }
 
     /// One connection from `web` to the application behind `orders`, through the pool.
-    pub async fn call(&self, peer: &Named) -> Result<pooled::Opened, crate::refusal::Refusal> {
-        Pool::open(&self.web.path, &Target { peer, application: self.application }).await
+    pub async fn call(&self, peer: &Named) -> Result<Call, crate::refusal::Refusal> {
+        let target = Target { peer, application: self.application };
+        let (stream, slot) = Pool::open(&self.web.path, &target).await?;
+        Ok(Call { stream: Talk::over(stream), slot })
     }
 
     /// TLS to `orders` by rustls' own record layer, with `web`'s certificate.

@@ -83,20 +83,21 @@ impl Cipher {
         Ok(Nonce::assume_unique_for_key(nonce))
     }
 
-    /// Seals one record whose `length` bytes of content, at most `LARGEST`, already lie behind the header's place in `out`, and
-    /// returns the length of the record; `out` must have room for `HEADER + length + 1 + TAG`.
-    pub fn seal(&mut self, kind: u8, length: usize, out: &mut [u8]) -> Result<usize, RecordError> {
-        let end = HEADER + length + 1;
-        if length > LARGEST || out.len() < end + TAG {
-            return Err(RecordError::TooLong(length));
+    /// Seals one record into `out`, which must have room for `sealed(content.len())`, and returns its length. The content, at
+    /// most `LARGEST`, is read where it lies.
+    pub fn seal(&mut self, kind: u8, content: &[u8], out: &mut [u8]) -> Result<usize, RecordError> {
+        let length = sealed(content.len());
+        if content.len() > LARGEST || out.len() < length {
+            return Err(RecordError::TooLong(content.len()));
         }
-        let header = header((length + 1 + TAG) as u16);
-        out[..HEADER].copy_from_slice(&header);
-        out[end - 1] = kind;
+        let header = header((length - HEADER) as u16);
+        let (place, rest) = out[..length].split_at_mut(HEADER);
+        place.copy_from_slice(&header);
+        let (text, tail) = rest.split_at_mut(content.len());
         let nonce = self.nonce()?;
-        let sealed = self.key.seal_in_place_separate_tag(nonce, Aad::from(header), &mut out[HEADER..end]);
-        out[end..end + TAG].copy_from_slice(sealed.map_err(|_| RecordError::BadTag)?.as_ref());
-        Ok(end + TAG)
+        let sealed = self.key.seal_out_of_place_scatter(nonce, Aad::from(header), content, text, &[kind], tail);
+        sealed.map_err(|_| RecordError::BadTag)?;
+        Ok(length)
     }
 
     /// Opens a whole record in place: its content type, and where its content lies in `record`.
@@ -119,6 +120,11 @@ impl Cipher {
         self.key.open_separate_gather(nonce, Aad::from(header), text, tag, out).map_err(|_| RecordError::BadTag)?;
         strip(out)
     }
+}
+
+/// The length of a record with this much content.
+pub const fn sealed(content: usize) -> usize {
+    HEADER + content + 1 + TAG
 }
 
 /// The header of a protected record.

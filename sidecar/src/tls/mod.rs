@@ -1,5 +1,6 @@
 //! The tunnel's TLS: one type, [`Tls`], so that the way records are read and written can change without anyone noticing. rustls
-//! makes the handshake, and afterwards a record layer of our own carries the bytes, with aws-lc-rs in place on pooled buffers. Measured against rustls' own buffered records it takes a third less CPU in bulk, and an
+//! makes the handshake, and afterwards a record layer of our own carries the bytes on pooled buffers, sealed from where they lie.
+//! Measured against rustls' own buffered records it takes a third less CPU in bulk, and an
 //! idle connection holds no buffer. Used by `path` and `proof`.
 //!
 //! What a record layer owes, and where it is paid: sequence numbers and usage limits (`cipher`), KeyUpdate both ways, alerts,
@@ -15,8 +16,13 @@ pub use tunnel::{Framing, Proven, Tls, is_alert};
 
 use std::cell::RefCell;
 
-/// One pooled buffer: four records of the greatest size (5 of header, 16,384 of content, 1 of type, 16 of tag).
-pub const BUFFER: usize = 4 * (cipher::HEADER + cipher::LARGEST + 1 + cipher::TAG);
+/// What is sent as a whole over the pooled framing: a record with the frame's header, four of the greatest size, a small one.
+pub const WHOLE: usize = FIRST + 4 * cipher::LARGEST + LAST;
+/// h2 puts a frame's header and the beginning of its content, this much together, into a write of their own.
+const FIRST: usize = 1024;
+const LAST: usize = 64;
+/// One pooled buffer: the records of `WHOLE`.
+pub const BUFFER: usize = cipher::sealed(FIRST) + 4 * cipher::sealed(cipher::LARGEST) + cipher::sealed(LAST);
 /// Buffers that a thread keeps for reuse: 640 KiB. What is above goes back to the allocator (pools that kept all of theirs held
 /// 45 MB).
 const KEPT: usize = 10;

@@ -189,16 +189,20 @@ impl Records {
         true
     }
 
-    /// Opens the next whole record, if there is one. Data goes to `out` directly when it has room.
-    fn open_next(&mut self, out: &mut ReadBuf<'_>) -> Result<bool, RecordFailure> {
+    /// Opens the next whole record, if there is one. Data goes to `out` directly when it has room. When it has not and `out` holds
+    /// something already, the record waits: whoever reads may make room for it first, and spare the copy.
+    fn open_next(&mut self, out: &mut ReadBuf<'_>, begun: bool) -> Result<bool, RecordFailure> {
         let Some(length) = record_length(self.incoming.bytes())? else { return Ok(false) };
         if self.incoming.bytes().len() < length {
+            return Ok(false);
+        }
+        let inner = length - cipher::HEADER - cipher::TAG;
+        if begun && out.remaining() < inner {
             return Ok(false);
         }
         let start = self.incoming.start;
         let Some(buffer) = &mut self.incoming.buffer else { return Ok(false) };
         let record = &mut buffer[start..start + length];
-        let inner = length - cipher::HEADER - cipher::TAG;
         self.incoming.start += length;
         let (kind, content) = if out.remaining() >= inner {
             let room = out.initialize_unfilled_to(inner);
@@ -250,23 +254,22 @@ impl Records {
         Ok(())
     }
 
-    /// Seals one record behind what has not left yet; `write` puts its content in place.
-    fn queue(&mut self, kind: u8, length: usize, write: impl FnOnce(&mut [u8])) -> Result<(), RecordError> {
-        let room = self.outgoing.room(cipher::HEADER + length + 1 + cipher::TAG);
-        let place = room.get_mut(cipher::HEADER..cipher::HEADER + length).ok_or(RecordError::TooLong(length))?;
-        write(place);
-        let length = self.sealer.seal(kind, length, room)?;
-        self.outgoing.end += length;
-        Ok(())
+    /// Whether a record with this much content has room behind what has not left yet.
+    fn has_room(&mut self, content: usize) -> bool {
+        let length = cipher::sealed(content);
+        self.outgoing.room(length).len() >= length
     }
 
-    pub(super) fn queue_control(&mut self, kind: u8, content: &[u8]) -> Result<(), RecordError> {
-        self.queue(kind, content.len(), |place| place.copy_from_slice(content))
+    /// Seals one record behind what has not left yet.
+    pub(super) fn queue(&mut self, kind: u8, content: &[u8]) -> Result<(), RecordError> {
+        let room = self.outgoing.room(cipher::sealed(content.len()));
+        self.outgoing.end += self.sealer.seal(kind, content, room)?;
+        Ok(())
     }
 
     /// Changes the key that we seal with.
     pub(super) fn update_key(&mut self) -> io::Result<()> {
-        self.queue_control(HANDSHAKE, &[KEY_UPDATE, 0, 0, 1, 0]).map_err(io::Error::other)?;
+        self.queue(HANDSHAKE, &[KEY_UPDATE, 0, 0, 1, 0]).map_err(io::Error::other)?;
         self.change_key()
     }
 
@@ -293,7 +296,7 @@ impl Records {
     fn fail(&mut self, cx: &mut Context<'_>, failure: RecordFailure) {
         if let Told::Peer(alert) = failure.told
             && !self.write_closed
-            && self.queue_control(ALERT, &[FATAL, alert]).is_ok()
+            && self.queue(ALERT, &[FATAL, alert]).is_ok()
         {
             // Whether the alert leaves does not change what happened.
             drop(self.poll_send(cx));
@@ -363,7 +366,7 @@ impl AsyncRead for Records {
                 this.incoming.release();
                 break;
             }
-            match this.open_next(out) {
+            match this.open_next(out, out.filled().len() > before) {
                 Ok(true) => continue,
                 Ok(false) => {}
                 Err(failure) => {
@@ -402,57 +405,36 @@ impl AsyncRead for Records {
 }
 
 impl AsyncWrite for Records {
-    fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, content: &[u8]) -> Poll<io::Result<usize>> {
-        self.poll_write_vectored(cx, &[io::IoSlice::new(content)])
-    }
-
-    fn poll_write_vectored(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        contents: &[io::IoSlice<'_>],
-    ) -> Poll<io::Result<usize>> {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, content: &[u8]) -> Poll<io::Result<usize>> {
         let this = &mut *self;
         if this.write_closed {
             return Poll::Ready(Err(io::ErrorKind::BrokenPipe.into()));
         }
-        // Nothing is accepted while something waits: at most one buffer is queued, whatever the writer does.
-        ready!(this.poll_send(cx))?;
-        if this.owes_key_update || this.sealer.sequence() >= this.update_after {
+        let Some(first) = content.chunks(cipher::LARGEST).next() else { return Poll::Ready(Ok(0)) };
+        let update = this.owes_key_update || this.sealer.sequence() >= this.update_after;
+        // At most one buffer is queued, whatever the writer does.
+        if update || !this.has_room(first.len()) {
+            ready!(this.poll_send(cx))?;
+        }
+        if update {
             this.update_key()?;
         }
-        let mut slices = contents.iter().map(|slice| &**slice).filter(|slice| !slice.is_empty());
-        let mut slice: &[u8] = slices.next().unwrap_or_default();
-        let mut left: usize = contents.iter().map(|slice| slice.len()).sum();
         let mut taken = 0;
-        while left > 0 {
-            let length = left.min(cipher::LARGEST);
-            if this.outgoing.room(0).len() < cipher::HEADER + length + 1 + cipher::TAG {
+        for piece in content.chunks(cipher::LARGEST) {
+            if !this.has_room(piece.len()) {
                 break;
             }
-            // Small pieces share a record: a frame's header never travels alone.
-            let gather = |mut place: &mut [u8]| {
-                while !place.is_empty() {
-                    let count = place.len().min(slice.len());
-                    place[..count].copy_from_slice(&slice[..count]);
-                    place = &mut place[count..];
-                    slice = &slice[count..];
-                    if slice.is_empty() {
-                        slice = slices.next().unwrap_or_default();
-                    }
-                }
-            };
-            this.queue(DATA, length, gather).map_err(io::Error::other)?;
-            (taken, left) = (taken + length, left - length);
+            this.queue(DATA, piece).map_err(io::Error::other)?;
+            taken += piece.len();
         }
-        // What the socket does not take now leaves with the next write or flush.
-        if let Poll::Ready(Err(error)) = this.poll_send(cx) {
+        // What is little waits for more, or for the flush: small frames share a send. What the socket does not take now leaves with
+        // the next write or flush.
+        if !this.has_room(cipher::LARGEST)
+            && let Poll::Ready(Err(error)) = this.poll_send(cx)
+        {
             return Poll::Ready(Err(error));
         }
         Poll::Ready(Ok(taken))
-    }
-
-    fn is_write_vectored(&self) -> bool {
-        true
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
@@ -463,7 +445,7 @@ impl AsyncWrite for Records {
         let this = &mut *self;
         if !this.write_closed {
             ready!(this.poll_send(cx))?;
-            this.queue_control(ALERT, &[WARNING, CLOSE_NOTIFY]).map_err(io::Error::other)?;
+            this.queue(ALERT, &[WARNING, CLOSE_NOTIFY]).map_err(io::Error::other)?;
             this.write_closed = true;
         }
         ready!(this.poll_send(cx))?;

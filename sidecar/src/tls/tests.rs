@@ -174,10 +174,12 @@ async fn keys_change_when_the_peer_asks_and_when_we_do() {
         ours.read_exact(&mut got).await.unwrap();
         assert_eq!(&got, b"there");
         ours.write_all(b"again").await.unwrap();
+        ours.flush().await.unwrap();
         theirs.read_exact(&mut got).await.unwrap();
         assert_eq!(&got, b"again");
         ours.update_key().unwrap();
         ours.write_all(b"third").await.unwrap();
+        ours.flush().await.unwrap();
         theirs.read_exact(&mut got).await.unwrap();
         assert_eq!(&got, b"third");
     }
@@ -273,7 +275,7 @@ async fn an_alert_of_the_peer_is_told_from_a_fault_of_the_record_layer() {
     let (ours, theirs) = tokio::join!(client(a, configs.client.clone(), name()), server(b, configs.server));
     let (mut ours, mut theirs) = (ours.unwrap().records, theirs.unwrap().records);
     // bad_certificate: what a server says that refuses our certificate, after our half of the handshake.
-    theirs.queue_control(cipher::ALERT, &[2, 42]).unwrap();
+    theirs.queue(cipher::ALERT, &[2, 42]).unwrap();
     theirs.flush().await.unwrap();
     for _ in 0..2 {
         let error = ours.read(&mut [0; 8]).await.unwrap_err();
@@ -313,7 +315,7 @@ async fn f29_a_flood_of_records_that_carry_nothing_ends_the_connection() {
         let (ours, theirs) = tokio::join!(client(a, configs.client.clone(), name()), server(b, configs.server.clone()));
         let (mut ours, mut theirs) = (ours.unwrap().records, theirs.unwrap().records);
         for _ in 0..100 {
-            theirs.queue_control(kind, content).unwrap();
+            theirs.queue(kind, content).unwrap();
             if content == key_update {
                 theirs.change_key().unwrap();
             }
@@ -330,8 +332,8 @@ async fn what_follows_close_notify_is_ignored_and_not_kept() {
     let (a, b) = pair().await;
     let (ours, theirs) = tokio::join!(client(a, configs.client, name()), server(b, configs.server));
     let (mut ours, mut theirs) = (ours.unwrap().records, theirs.unwrap().records);
-    theirs.queue_control(cipher::ALERT, &[1, 0]).unwrap();
-    theirs.queue_control(cipher::DATA, b"too late").unwrap();
+    theirs.queue(cipher::ALERT, &[1, 0]).unwrap();
+    theirs.queue(cipher::DATA, b"too late").unwrap();
     theirs.flush().await.unwrap();
     for _ in 0..2 {
         assert_eq!(ours.read(&mut [0; 8]).await.unwrap(), 0);
@@ -363,7 +365,7 @@ proptest::proptest! {
             let (mut ours, mut theirs) = if we_are_client { (one, other) } else { (other, one) };
             let mut data: Vec<u8> = Vec::new();
             for (kind, content) in &records {
-                theirs.queue_control(*kind, content).unwrap();
+                theirs.queue(*kind, content).unwrap();
                 if *kind == cipher::DATA {
                     data.extend(content);
                 }
@@ -398,9 +400,8 @@ mod hostile {
         #[test]
         fn what_is_sealed_is_opened(kind in 20u8..25, content in proptest::collection::vec(proptest::prelude::any::<u8>(), 0..2000), first in 0u64..1000) {
             let (mut seal, mut open) = (Cipher::new((first, &secrets())).unwrap(), Cipher::new((first, &secrets())).unwrap());
-            let mut record = vec![0; content.len() + 22];
-            record[5..5 + content.len()].copy_from_slice(&content);
-            let length = seal.seal(kind, content.len(), &mut record).unwrap();
+            let mut record = vec![0; cipher::sealed(content.len())];
+            let length = seal.seal(kind, &content, &mut record).unwrap();
             proptest::prop_assert_eq!(length, record.len());
             proptest::prop_assert_eq!(cipher::record_length(&record).unwrap(), Some(length));
             let (got, range) = open.open(&mut record).unwrap();

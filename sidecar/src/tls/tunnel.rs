@@ -1,8 +1,9 @@
 //! A tunnel between two sidecars: a finished handshake yields the stream and what it proved.
-use super::{BUFFER, Established, Records, client, server};
+use super::cipher::LARGEST;
+use super::{Established, Records, client, server};
 use crate::clock::Moment;
-use crate::live::{CutReason, Evidence, Exporter, Tunnel, Validity};
-use crate::path::Side;
+use crate::live::{Evidence, Exporter, Tunnel, Validity};
+use crate::path::Socket;
 use crate::refusal::Refusal;
 use crate::shared::Shared;
 use rustls_pki_types::CertificateDer;
@@ -82,7 +83,9 @@ impl Proven {
     pub fn into_tunnel(self, remote: SocketAddr, outbound: bool) -> Tunnel {
         let validity = self.validity();
         let evidence = Evidence::new(self.peer, self.chain, self.trust);
-        Tunnel::new(evidence, self.own.id().clone(), self.exporter, remote, outbound, validity)
+        let mut tunnel = Tunnel::new(evidence, self.own.id().clone(), self.exporter, remote, outbound, validity);
+        tunnel.group = self.group;
+        tunnel
     }
 }
 
@@ -143,11 +146,6 @@ impl Tls {
         Ok((Self { records }, Proven { peer, chain, trust, own, framing, group, exporter: binding, at }))
     }
 
-    /// The socket below.
-    pub fn tcp(&self) -> &TcpStream {
-        self.records.tcp()
-    }
-
     /// Gives back bytes that were read too far: the next read returns them first.
     pub fn unread(&mut self, bytes: Vec<u8>) {
         self.records.unread(bytes);
@@ -184,16 +182,6 @@ impl AsyncWrite for Tls {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
         Pin::new(&mut self.records).poll_write(cx, buf)
     }
-    fn poll_write_vectored(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        bufs: &[io::IoSlice<'_>],
-    ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.records).poll_write_vectored(cx, bufs)
-    }
-    fn is_write_vectored(&self) -> bool {
-        self.records.is_write_vectored()
-    }
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         Pin::new(&mut self.records).poll_flush(cx)
     }
@@ -202,15 +190,10 @@ impl AsyncWrite for Tls {
     }
 }
 
-impl Side for Tls {
+impl Socket for Tls {
     const NAME: &'static str = "peer";
-    const READ: usize = BUFFER;
-    fn broken(&mut self, _: &mut Context<'_>) -> Option<io::Error> {
-        // What the kernel does not tell about a socket is no fault of the connection.
-        self.records.tcp().take_error().ok().flatten()
-    }
-    fn abort(&mut self, _: Option<CutReason>) {
-        // A socket that is gone already cannot be reset, and need not be.
-        drop(self.records.tcp().set_zero_linger());
+    const MOST: usize = 4 * LARGEST;
+    fn tcp(&self) -> &TcpStream {
+        self.records.tcp()
     }
 }

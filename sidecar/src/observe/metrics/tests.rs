@@ -30,7 +30,7 @@ fn connections_are_counted_by_direction_outcome_and_reason() {
     metrics.opened(&carried);
     metrics.opened(&carried);
     let registry = Arc::new(crate::live::Registry::default());
-    let live = registry.open(Direction::Inbound, carried.source, carried.source, None, false);
+    let live = registry.open(Direction::Inbound, carried.source, carried.source, None, None, false);
     live.sent.store(10, Relaxed);
     live.received.store(20, Relaxed);
     metrics.moved(&live, "rule_matched");
@@ -55,7 +55,7 @@ fn bytes_are_counted_while_a_connection_is_open_once_and_under_the_reason_that_a
     let metrics = Arc::new(Metrics::default());
     let registry = Arc::new(crate::live::Registry::default());
     let anywhere = "10.77.0.3:40000".parse().unwrap();
-    let live = registry.open(Direction::Outbound, anywhere, anywhere, None, false);
+    let live = registry.open(Direction::Outbound, anywhere, anywhere, None, None, false);
     let sent = || metrics.tallies().values().map(|tally| tally.sent).sum::<u64>();
     live.sent.store(100, Relaxed);
     metrics.catch_up(&registry.connections());

@@ -1,6 +1,8 @@
 //! Half-close as half-close and reset as reset, for each kind of side, whatever the other direction is doing.
 use super::*;
 use crate::live::{Direction, Registry};
+use crate::path::pooled::Stream;
+use crate::path::tests::Talk;
 use std::sync::Arc;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
@@ -18,12 +20,12 @@ async fn pair() -> (TcpStream, TcpStream) {
 async fn carried<A: Side, B: Side>(mut a: A, mut b: B) -> Result<(), Broken> {
     let registry = Arc::new(Registry::default());
     let anywhere = "192.0.2.1:1".parse().unwrap();
-    let live = registry.open(Direction::Inbound, anywhere, anywhere, None, false);
+    let live = registry.open(Direction::Inbound, anywhere, anywhere, None, None, false);
     carry(&mut a, &mut b, &live).await
 }
 
 /// An HTTP/2 exchange over memory: a stream at each end.
-async fn exchange() -> (crate::path::pooled::Stream, crate::path::pooled::Stream) {
+async fn exchange() -> (Talk<Stream>, Stream) {
     let (a, b) = tokio::io::duplex(1 << 20);
     let (client, server) = tokio::join!(h2::client::handshake(a), h2::server::handshake(b));
     let ((mut requests, connection), mut server) = (client.unwrap(), server.unwrap());
@@ -39,8 +41,7 @@ async fn exchange() -> (crate::path::pooled::Stream, crate::path::pooled::Stream
         let _requests = requests;
         std::future::pending::<()>().await;
     });
-    let stream = crate::path::pooled::Stream::new;
-    (stream(send, answer.into_body()), stream(theirs, request.into_body()))
+    (Talk::over(Stream::new(send, answer.into_body())), Stream::new(theirs, request.into_body()))
 }
 
 async fn expect_reset(mut side: TcpStream, what: &str) {
@@ -104,7 +105,7 @@ async fn a_reset_of_a_pooled_stream_arrives_as_a_reset_even_after_its_half_close
             theirs.shutdown().await.unwrap();
             assert_eq!(timeout(SOON, app.read(&mut [0; 8])).await.unwrap().unwrap(), 0);
         }
-        theirs.abort(None);
+        theirs.side.abort(None);
         let ended = timeout(SOON, carrier).await.expect("the reset was not noticed").unwrap();
         assert!(matches!(ended, Err(Broken::Read("peer", _))), "{ended:?}");
     }

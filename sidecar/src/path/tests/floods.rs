@@ -227,9 +227,10 @@ fn callers_of_one_identity_take_no_more_than_their_places_and_leave_those_of_oth
         let other = Sidecar::start(&other, settings()).await;
         other.shared.view.apply(&config(1, "deny", vec![])).unwrap();
         let target = Target { peer: &named, application: mesh.application };
-        let mut theirs = Pool::open(&other.path, &target).await.unwrap();
-        theirs.stream.write_all(b"x").await.unwrap();
-        assert_eq!(theirs.stream.read_u8().await.unwrap(), b'x');
+        let (stream, _slot) = Pool::open(&other.path, &target).await.unwrap();
+        let mut theirs = Talk::over(stream);
+        theirs.write_all(b"x").await.unwrap();
+        assert_eq!(theirs.read_u8().await.unwrap(), b'x');
         let counted = mesh.orders.shared.observe.metrics.encode(crate::observe::Present::default());
         assert!(counted.contains("signet_sidecar_limit_refusals_total{limit=\"identity\"} 2"), "{counted}");
         drop(first);

@@ -73,16 +73,16 @@ fn a_tunnel_stays_open_through_renewals_because_both_ends_prove_it_again() {
         let ages = Ages { grace: Duration::ZERO, ..AGES };
         let _keepers = [&mesh.web, &mesh.orders].map(|sidecar| spawn_local(keeper::keep(sidecar.shared.clone(), ages)));
         let mut opened = mesh.call(&mesh.orders.named()).await.unwrap();
-        let first = opened.tunnel.deadline();
+        let first = opened.slot.tunnel.deadline();
         for _ in 0..8 {
             tokio::time::sleep(Duration::from_millis(1000)).await;
             renew(3);
             opened.stream.write_all(b"x").await.unwrap();
             assert_eq!(opened.stream.read_u8().await.unwrap(), b'x');
         }
-        assert!(opened.tunnel.deadline() > first + 4);
-        let theirs = mesh.orders.shared.live.tunnel(&opened.tunnel.exporter).unwrap();
-        assert!(theirs.deadline().abs_diff(opened.tunnel.deadline()) <= 1);
+        assert!(opened.slot.tunnel.deadline() > first + 4);
+        let theirs = mesh.orders.shared.live.tunnel(&opened.slot.tunnel.exporter).unwrap();
+        assert!(theirs.deadline().abs_diff(opened.slot.tunnel.deadline()) <= 1);
     });
 }
 
@@ -93,22 +93,31 @@ fn a_proof_moves_the_deadlines_of_the_same_two_alone() {
         mesh.web.shared.credentials.set_svid(short(&mesh.authority, "web", "web-1", 60));
         let named = mesh.orders.named();
         let opened = mesh.call(&named).await.unwrap();
-        let before = opened.tunnel.deadline();
+        let before = opened.slot.tunnel.deadline();
         let target = Target { peer: &named, application: mesh.application };
         // Somebody else of the same trust domain who came to know the value proves nothing with it.
         let thief = mesh.authority.credentials("shop", "web", Some("web-2"));
         let thief = Sidecar::start(&thief, settings()).await;
-        let theirs = mesh.orders.shared.live.tunnel(&opened.tunnel.exporter).unwrap();
-        assert_eq!(proof::prove(&thief.shared, &target, std::slice::from_ref(&opened.tunnel)).await.unwrap(), 0);
-        assert_eq!((theirs.deadline(), opened.tunnel.deadline()), (before, before));
+        let theirs = mesh.orders.shared.live.tunnel(&opened.slot.tunnel.exporter).unwrap();
+        assert_eq!(
+            proof::prove(&thief.shared, &target, std::slice::from_ref(&opened.slot.tunnel.item)).await.unwrap(),
+            0
+        );
+        assert_eq!((theirs.deadline(), opened.slot.tunnel.deadline()), (before, before));
         // Nor does the workload itself over an identity that is not the tunnel's.
         mesh.web.shared.credentials.set_svid(mesh.authority.svid(&mesh.authority.id("shop", "admin"), Some("web-1")));
-        assert_eq!(proof::prove(&mesh.web.shared, &target, std::slice::from_ref(&opened.tunnel)).await.unwrap(), 0);
+        assert_eq!(
+            proof::prove(&mesh.web.shared, &target, std::slice::from_ref(&opened.slot.tunnel.item)).await.unwrap(),
+            0
+        );
         assert_eq!(theirs.deadline(), before);
         mesh.web.shared.credentials.set_svid(mesh.authority.svid(&mesh.authority.id("shop", "web"), Some("web-1")));
-        assert_eq!(proof::prove(&mesh.web.shared, &target, std::slice::from_ref(&opened.tunnel)).await.unwrap(), 1);
-        assert!(opened.tunnel.deadline() > before);
-        assert_eq!(theirs.deadline(), opened.tunnel.deadline());
+        assert_eq!(
+            proof::prove(&mesh.web.shared, &target, std::slice::from_ref(&opened.slot.tunnel.item)).await.unwrap(),
+            1
+        );
+        assert!(opened.slot.tunnel.deadline() > before);
+        assert_eq!(theirs.deadline(), opened.slot.tunnel.deadline());
     });
 }
 

@@ -165,3 +165,14 @@ fn a_uid_of_ours_at_an_address_that_is_not_ours_is_never_called_in_plaintext() {
         assert_eq!(opened.err().map(|refusal| refusal.code()), Some("connect_failed"));
     });
 }
+
+/// What the task of an outbound connection holds; its side of the tunnel and its sockets come on top.
+#[test]
+fn a_carried_connection_is_small() {
+    local(async {
+        let mesh = Mesh::start().await;
+        let (tcp, from) = (TcpStream::connect(mesh.application).await.unwrap(), mesh.application);
+        let size = std::mem::size_of_val(&outbound::serve(mesh.web.path.clone(), tcp, from));
+        assert!(size <= 1024, "{size} bytes");
+    });
+}
