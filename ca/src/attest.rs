@@ -100,7 +100,7 @@ pub enum Refusal {
     Store(#[source] StoreError),
     /// The disk, most likely: nothing was handed out, and the same request may be made again.
     #[error(
-        "the CA could not answer within {0:?}: its disk or its processors are too slow; nothing was handed out, ask again"
+        "the CA could not answer within {0:?}: its disk, its processors or, in Kubernetes, the API server are too slow; nothing was handed out, ask again"
     )]
     Slow(Duration),
     /// A defect of ours: the certificate that was made is not the one that was meant, or the work was broken off.

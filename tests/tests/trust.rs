@@ -37,7 +37,7 @@ fn publish(mesh: &mut Mesh, change: impl Fn(&mut Bundle)) -> u64 {
     let sequence = runtime().block_on(async {
         let (store, closed) = Store::open(&path, &domain, Metrics::default()).unwrap();
         let store = Arc::new(store);
-        let publisher = Publisher::open(store.clone(), Clock::system(), Metrics::default()).unwrap();
+        let publisher = Publisher::open(store.clone(), Clock::system(), Metrics::default()).await.unwrap();
         let changed = |state: &mut TrustState| change(state.bundles.get_mut(&domain).unwrap());
         let sequence = publisher.publish(changed).await.unwrap().state.sequence;
         drop((publisher, store));
