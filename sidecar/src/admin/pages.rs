@@ -3,6 +3,7 @@
 use super::{Door, Page, Readiness};
 use crate::live::{Direction, Live, Tunnel};
 use crate::observe::{AccessLog, Metrics, Present};
+use crate::replay::Replay;
 use crate::shared::Shared;
 use crate::view::{Destination, Endpoint};
 use http::StatusCode;
@@ -34,6 +35,8 @@ pub struct Source {
     pub enrolment: watch::Receiver<Enrolment>,
     /// What `/readyz` answers.
     pub readiness: Arc<Readiness>,
+    /// What the health door does for `/app-probe/...`; nothing outside a pod.
+    pub replay: Option<Replay>,
 }
 
 /// The page under this path.
@@ -155,11 +158,12 @@ fn destination(destination: &Destination) -> Value {
         Destination::Unknown => json!("unknown"),
         Destination::Unmeshed => json!("unmeshed"),
         Destination::Workload(endpoint) => json!({"workload": self::endpoint(endpoint)}),
-        Destination::Service(ports) => {
+        Destination::Service(ports) | Destination::Node(ports) => {
             let mut ports: Vec<_> = ports.iter().collect();
             ports.sort_by_key(|(port, _)| **port);
             let one = |(port, endpoints): (&u16, &Vec<Endpoint>)| json!({"port": port, "endpoints": endpoints.iter().map(endpoint).collect::<Vec<_>>()});
-            json!({"service": ports.into_iter().map(one).collect::<Vec<_>>()})
+            let kind = if matches!(destination, Destination::Node(_)) { "node" } else { "service" };
+            json!({kind: ports.into_iter().map(one).collect::<Vec<_>>()})
         }
     }
 }
