@@ -337,7 +337,7 @@ async fn a_pod_shows_the_token_of_the_moment_and_proves_the_certificate_that_it_
     let ca = FakeCa::start().await;
     ca.with_book(|book| book.lifetime = 2);
     let directory = tempfile::tempdir().unwrap();
-    let mut host = start(pod(&ca, directory.path(), "token-1"));
+    let mut host = start(pod(&ca, directory.path(), "token-1")).await;
     let status = host.until("an SVID", |s| s.issued == 1).await;
     assert_eq!(status.registered, Some((ca.authority.id("shop", "orders"), "pod-uid-1".parse().unwrap())));
     // The kubelet has written a new one, and the old one is worth nothing.
@@ -358,7 +358,7 @@ async fn the_first_certificate_fixes_who_a_pod_is() {
     let ca = FakeCa::start().await;
     ca.with_book(|book| book.lifetime = 3);
     let directory = tempfile::tempdir().unwrap();
-    let mut host = start(pod(&ca, directory.path(), "token"));
+    let mut host = start(pod(&ca, directory.path(), "token")).await;
     host.until("an SVID", |s| s.issued == 1).await;
     let id = ca.authority.id("shop", "orders").to_string();
     ca.with_book(|book| book.pods.insert("token".into(), (id, "pod-uid-2".into())));
@@ -378,7 +378,7 @@ async fn a_pod_whose_token_is_not_there_yet_says_so_and_goes_on() {
     let directory = tempfile::tempdir().unwrap();
     let config = pod(&ca, directory.path(), "token");
     std::fs::remove_file(directory.path().join("token")).unwrap();
-    let mut host = start(config);
+    let mut host = start(config).await;
     let status = host.until("a failure", |s| s.consecutive_failures > 0).await;
     assert!(status.last_error.unwrap().contains("the pod's token cannot be read"));
     pod(&ca, directory.path(), "token");
@@ -392,7 +392,7 @@ async fn an_address_that_is_not_published_yet_is_asked_for_until_it_is() {
     refusal.metadata_mut().insert("retry-after-ms", "10".parse().unwrap());
     ca.with_book(|book| book.refuse_issue = vec![refusal; 8]);
     let directory = tempfile::tempdir().unwrap();
-    let mut host = start(pod(&ca, directory.path(), "token"));
+    let mut host = start(pod(&ca, directory.path(), "token")).await;
     let status = host.until("an SVID", |s| s.issued == 1).await;
     assert_eq!(status.failures, 8);
 }
