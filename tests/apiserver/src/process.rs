@@ -11,6 +11,13 @@ use std::{
 /// The bearer token of whoever may do everything.
 const ADMIN: &str = "the-administrator-of-this-test";
 
+/// Kills its program at the end of its input, and when it is told to end itself, as all of a terminal's programs are.
+const BELOW: &str = r#"trap 'kill -KILL "$child"; exit 1' TERM INT HUP
+"$@" & child=$!
+read -r _
+kill -KILL "$child"
+wait "$child""#;
+
 /// A program below a shell that kills it when our end of its standard input closes: on drop, and when this process dies.
 #[derive(Debug)]
 pub(crate) struct Process {
@@ -24,7 +31,7 @@ impl Process {
         let log = File::options().create(true).append(true).open(directory.join(format!("{name}.log")));
         let log = log.expect("a log file");
         let mut shell = Command::new("/bin/sh")
-            .args(["-c", r#""$@" & child=$!; read -r _; kill -KILL "$child"; wait "$child""#, "sh"])
+            .args(["-c", BELOW, "sh"])
             .arg(program)
             .args(arguments)
             .current_dir(directory)
