@@ -6,6 +6,8 @@ SHELL := /bin/bash
 
 ifeq ($(CI),true)
 export CARGO_TARGET_DIR ?= $(or $(XDG_CACHE_HOME),$(or $(HOME),/root)/.cache)/signet/target
+# A clean clone compiles each of our crates once: what would make the second time faster is only in the way.
+export CARGO_INCREMENTAL := 0
 endif
 OUT := $(or $(CARGO_TARGET_DIR),target)
 # Links our programs statically whatever they are built for, so that they also run in an empty image.

@@ -256,7 +256,7 @@ mod inspect {
         assert_eq!(said.code, Some(0), "{}{}", said.out, said.err);
         for part in [
             "certificate 1 (leaf)",
-            "shop/orders",
+            "spiffe://mesh.example/ns/shop/sa/orders",
             "uid       orders-1",
             " left",
             "digitalSignature, serverAuth, clientAuth",

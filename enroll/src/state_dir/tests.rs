@@ -64,7 +64,9 @@ fn a_registration_comes_back_as_it_was_stored_and_its_key_is_pending_no_longer()
     let public = key.public_key_der();
     assert_eq!(state.pending_key().unwrap().public_key_der(), public, "the same key as long as it is pending");
     state.set_registration(&registration(key)).unwrap();
-    let found = StateDir::open(&path).unwrap().registration().unwrap().unwrap();
+    drop(state);
+    let state = StateDir::open(&path).unwrap();
+    let found = state.registration().unwrap().unwrap();
     assert_eq!(found.key.public_key_der(), public);
     assert_eq!((found.host_key_id.as_str(), found.token_hash.as_str()), ("ab12", "cd34"));
     assert_eq!((found.id.as_str(), found.uid.as_str()), ("spiffe://prod.example/ns/shop/sa/orders", "orders-1"));
