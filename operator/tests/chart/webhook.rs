@@ -7,7 +7,7 @@ use kube::api::ListParams;
 use kube::{Api, ResourceExt as _};
 use serde_json::{Value, json};
 use signet_identity::testing::Authority;
-use signet_operator::webhook;
+use signet_operator::{uninstall, webhook};
 use std::net::TcpListener;
 use tokio::task::JoinSet;
 
@@ -36,7 +36,9 @@ fn flooded(port: u16) {
         (format!("POST /inject HTTP/1.1\r\nHost: x\r\nX: {}\r\n\r\n", "y".repeat(64 * 1024)), "431"),
     ] {
         let answer = call(port, &request);
-        assert!(answer.starts_with(&format!("HTTP/1.1 {status} ")), "{status}: {answer}");
+        // What is still on its way when the server closes resets the connection, and the answer may be lost with it.
+        let lost = answer.is_empty() && request.len() > 16 * 1024;
+        assert!(lost || answer.starts_with(&format!("HTTP/1.1 {status} ")), "{status}: {answer}");
     }
     // A review of something that this webhook was never meant for changes nothing.
     let other =
@@ -213,4 +215,16 @@ async fn a_pod_that_opts_in_has_a_sidecar_or_is_refused() {
     })
     .await;
     world.create(&other, &pod(&json!({})), true).await.expect("no other pod is touched");
+
+    // Uninstalling names the pods that would be left behind, and takes away what was made.
+    let mut left = [format!("{shop}/{}", made.name_any()), format!("{edge}/{}", single.name_any())];
+    left.sort();
+    let found = uninstall::injected(&world.client).await.unwrap();
+    assert_eq!(found, left);
+    let refusal = uninstall::refusal(&found);
+    assert!(left.iter().all(|pod| refusal.contains(pod)) && refusal.contains("--no-hooks"), "{refusal}");
+    uninstall::clean(&world.client, &world.control, false).await.unwrap();
+    assert_eq!((bundle(&shop).await, bundle(&edge).await), (None, None));
+    let secrets = Api::<Secret>::namespaced(world.client.clone(), &world.control);
+    assert!(secrets.get_opt("signet-webhook-ca").await.unwrap().is_none());
 }

@@ -125,3 +125,18 @@ fn capture_in_a_pod_reads_its_own_part_alone() {
     assert!(wrong.contains("SIGNET_CONFIG:2: capture.exclude_inbound_ports"), "{wrong}");
     assert!(wrong.contains("SIGNET_CONFIG:3: lisen: found an unknown key"), "{wrong}");
 }
+
+#[test]
+fn what_injection_writes_is_understood() {
+    let directory = tempfile::tempdir().unwrap();
+    let bundle = signet_identity::testing::Authority::new("example.org").bundle().to_pem();
+    std::fs::write(directory.path().join("bundle.pem"), bundle).unwrap();
+    std::fs::write(directory.path().join("token"), "a.b.c").unwrap();
+    // The operator's tests make exactly this file.
+    let text = include_str!("../../../operator/src/inject/tests/sidecar.toml")
+        .replace("/var/run/secrets/signet.dev", directory.path().to_str().unwrap());
+    let config = Config::from_file(File::parse(Path::new("SIGNET_CONFIG"), &text).unwrap()).unwrap();
+    assert_eq!(config.drain_grace, Duration::from_secs(120));
+    let capture = Config::capture_from_file(File::parse(Path::new("SIGNET_CONFIG"), &text).unwrap()).unwrap();
+    assert_eq!(capture, config.capture, "both containers understand the same");
+}
