@@ -19,6 +19,8 @@ use std::sync::Arc;
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 
+/// How long one watch lasts, in seconds: a connection that died in silence is noticed five seconds later.
+const WATCH: u32 = 60;
 /// News that wait to be taken; beyond it the watches wait.
 const WAITING: usize = 1024;
 
@@ -59,7 +61,7 @@ async fn follow<K, T>(
 where
     K: Resource + Clone + Debug + DeserializeOwned + Send + 'static,
 {
-    let mut events = watcher(api, watcher::Config::default()).default_backoff().boxed();
+    let mut events = watcher(api, watcher::Config::default().timeout(WATCH)).default_backoff().boxed();
     while let Some(event) = events.next().await {
         let news = match event {
             Ok(event) => news(event, &read),

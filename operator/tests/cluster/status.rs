@@ -76,7 +76,8 @@ async fn the_status_says_who_enforces_a_rule_and_when_it_last_matched() {
     assert_eq!(line.get(..7), Some(&["r", "all:", "8080", "Enforce", "True", "True", "True"][..]), "{columns}");
     let described = kubectl(server, &["events", "-n", &namespace, "--for", "allowrule/r"]);
     assert!(described.contains("RuleAccepted"), "{described}");
-    assert!(kubectl(server, &["get", "signet", "-n", &namespace]).contains("allowrule"), "the category");
+    let category = kubectl(server, &["get", "signet", "-n", &namespace, "-o", "name"]);
+    assert_eq!(category.trim(), "allowrule.signet.dev/r");
 
     let edge = Edge {
         peer: format!("spiffe://mesh.example/ns/{namespace}/sa/default"),
