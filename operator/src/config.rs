@@ -17,6 +17,9 @@
 //! [kubernetes]                      # instead of `files`: a cluster's objects; see `cluster`
 //! sidecar_images = ["signet/signet-sidecar"]
 //!
+//! [inject]                          # with it this operator injects sidecars; see `inject`
+//! image = "signet/signet-sidecar:0.1.0"
+//!
 //! [ca]                              # see signet-enroll: address, trust_domain, bundle, state_dir, join_token_file
 //! ```
 use crate::control::Limits;
@@ -44,6 +47,8 @@ pub struct Config {
     pub limits: Limits,
     /// How the operator gets its own certificate. Its state directory holds the operator's own state too.
     pub enroll: EnrollConfig,
+    /// What is injected into pods; nothing where no cluster is.
+    pub inject: Option<crate::inject::Settings>,
     /// What is logged, and how.
     pub log: LogSettings,
 }
@@ -86,6 +91,7 @@ impl Config {
         let (inbound, egress) = posture(&mut root.table("posture"));
         let limits = limits(&mut root.table("limits"));
         let enroll = EnrollConfig::read(&mut root.table("ca"));
+        let inject = injection(&mut root, enroll.as_ref(), in_cluster);
         let log = LogSettings::read(&mut root.table("log"));
         file.finish(|| {
             let enroll = enroll?;
@@ -102,6 +108,7 @@ impl Config {
                 settings,
                 limits: limits?,
                 enroll,
+                inject: inject?,
                 log: log?,
             })
         })
@@ -132,6 +139,24 @@ fn kubernetes(table: &mut Table<'_>) -> Option<Option<crate::cluster::Settings>>
     let images = images.filter(|images| table.check("sidecar_images", !images.is_empty(), want));
     let kubeconfig = table.optional("kubeconfig", "path of a kubeconfig");
     Some((|| Some(crate::cluster::Settings { sidecar_images: images?, kubeconfig: kubeconfig? }))())
+}
+
+/// The outer one: whether it could be read; the inner one: whether the table is there.
+#[allow(clippy::option_option, reason = "wrong, absent, and there are three answers")]
+fn injection(
+    root: &mut Table<'_>,
+    enroll: Option<&EnrollConfig>,
+    in_cluster: bool,
+) -> Option<Option<crate::inject::Settings>> {
+    let mut table = root.table("inject");
+    if !table.present() {
+        return Some(None);
+    }
+    // Without [ca] nothing starts anyway, but what is wrong here is reported all the same.
+    let trust_domain = enroll.map(|enroll| enroll.trust_domain.clone()).or_else(|| "unknown.invalid".parse().ok())?;
+    let namespace = enroll.map_or("signet-system", |enroll| enroll.control_namespace.as_str());
+    let settings = crate::inject::Settings::read(&mut table, &trust_domain, namespace)?;
+    root.check("inject", in_cluster, "no such table without [kubernetes]").then_some(Some(settings))
 }
 
 fn posture(table: &mut Table<'_>) -> (Option<Posture>, Option<Decision>) {

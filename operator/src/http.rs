@@ -38,6 +38,8 @@ pub struct Pages {
     pub credentials: Arc<Credentials>,
     /// How it gets its certificate.
     pub enrolment: watch::Receiver<Enrolment>,
+    /// Whether the injection webhook has a certificate; nothing where there is none.
+    pub webhook: Option<watch::Receiver<bool>>,
     /// The identity that sidecars expect of it.
     pub own: SpiffeId,
 }
@@ -115,6 +117,9 @@ impl Pages {
                 return Some(format!("the certificate is for {has}, but sidecars expect {own}: make a token for that"));
             }
             Some(_) => {}
+        }
+        if self.webhook.as_ref().is_some_and(|ready| !*ready.borrow()) {
+            return Some("the injection webhook has no certificate that the API server trusts yet".to_owned());
         }
         let documents = self.published.snapshot.borrow().is_none();
         documents.then(|| {

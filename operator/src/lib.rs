@@ -9,6 +9,9 @@
 //! | `state` | what is in force, applied whole or not at all |
 //! | `store` | what must be remembered over a restart |
 //! | `control` | the stream to each sidecar, over mutual TLS |
+//! | `inject` | from a pod that opted in to the same pod with a sidecar; pure |
+//! | `webhook` | what the API server asks before such a pod is created |
+//! | `uninstall` | what `helm uninstall` asks before and after |
 //! | `http`, `metrics` | health, status and counters on loopback |
 //! | `crd` | the custom resource definition of `AllowRule`, made from the types in `policy` |
 //! | `config`, `program` | the configuration file, and what is built from what |
@@ -22,7 +25,10 @@ pub mod documents;
 pub mod files;
 pub mod http;
 pub mod index;
+pub mod inject;
 pub mod metrics;
 pub mod program;
 pub mod state;
 pub mod store;
+pub mod uninstall;
+pub mod webhook;

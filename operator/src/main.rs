@@ -4,6 +4,7 @@ use clap::{Parser, Subcommand};
 use signet_enroll::settings::{LogFormat, init_logging};
 use signet_operator::config::Config;
 use signet_operator::program::Program;
+use signet_operator::uninstall;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use tokio::signal::unix::{SignalKind, signal};
@@ -43,6 +44,23 @@ The smallest operator.toml:
         #[arg(long, value_name = "FILTER")]
         log: Option<String>,
     },
+    /// Fails while pods are in the mesh, and names them: `helm uninstall` asks before it begins.
+    #[command(hide = true)]
+    UninstallCheck {
+        /// Names them, and does not fail.
+        #[arg(long)]
+        force: bool,
+    },
+    /// Deletes what was made while the mesh ran: `helm uninstall` asks for it at the end.
+    #[command(hide = true)]
+    UninstallClean {
+        /// Where CA and operator were.
+        #[arg(long, value_name = "NAMESPACE")]
+        namespace: String,
+        /// Root key, trust state and bundle too.
+        #[arg(long)]
+        purge: bool,
+    },
     /// Writes the custom resource definition of AllowRule and its admission policy: for who builds the chart.
     #[command(hide = true)]
     Crd {
@@ -54,6 +72,8 @@ The smallest operator.toml:
 fn main() -> ExitCode {
     let (config, files, log_format, log) = match Arguments::parse().command {
         Command::Run { config, files, log_format, log } => (config, files, log_format, log),
+        Command::UninstallCheck { force } => return ended(uninstall_check(force)),
+        Command::UninstallClean { namespace, purge } => return ended(uninstall_clean(&namespace, purge)),
         Command::Crd { directory } => return ended(write_crd(&directory)),
     };
     let mut config = match Config::read(&config, files) {
@@ -76,6 +96,36 @@ fn ended(result: anyhow::Result<()>) -> ExitCode {
             ExitCode::FAILURE
         }
     }
+}
+
+fn uninstall_check(force: bool) -> anyhow::Result<()> {
+    in_cluster(async |client| {
+        let pods = uninstall::injected(&client).await?;
+        if pods.is_empty() {
+            return Ok(());
+        }
+        let refusal = uninstall::refusal(&pods);
+        if !force {
+            anyhow::bail!(refusal);
+        }
+        complain(&refusal);
+        Ok(())
+    })
+}
+
+fn uninstall_clean(namespace: &str, purge: bool) -> anyhow::Result<()> {
+    in_cluster(async |client| Ok(uninstall::clean(&client, namespace, purge).await?))
+}
+
+/// Runs one command with this pod's service account.
+fn in_cluster(command: impl AsyncFnOnce(kube::Client) -> anyhow::Result<()>) -> anyhow::Result<()> {
+    // The first and only one of this process.
+    drop(rustls::crypto::aws_lc_rs::default_provider().install_default());
+    let mut runtime = tokio::runtime::Builder::new_current_thread();
+    runtime.enable_all().build().context("the runtime did not start")?.block_on(async {
+        let settings = signet_operator::cluster::Settings { sidecar_images: Vec::new(), kubeconfig: None };
+        command(signet_operator::cluster::connect(&settings).await?).await
+    })
 }
 
 fn write_crd(directory: &Path) -> anyhow::Result<()> {

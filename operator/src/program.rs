@@ -3,6 +3,7 @@
 //! ```text
 //! files ──(a directory, watched)──> state ──(snapshot, report)──┬──> control (mTLS, sidecars)
 //!    or cluster ──(objects, watched)──> its index ──────────────┤
+//!    with a webhook that injects sidecars (webhook, HTTPS)       |
 //! enroll ──(own SVID, trust)───────────────────────────────────-┼──> control
 //!                                                               └──> http (loopback)
 //! ```
@@ -14,6 +15,7 @@ use crate::http::Pages;
 use crate::metrics::Metrics;
 use crate::state::State;
 use crate::store::Store;
+use crate::webhook;
 use anyhow::Context as _;
 use signet_enroll::Enroller;
 use signet_identity::SpiffeId;
@@ -70,13 +72,14 @@ impl Program {
             }
         };
         let hub = Hub::new(published.clone(), config.limits, metrics.clone());
-        let pages = Pages {
+        let mut pages = Pages {
             own,
             published,
             hub: hub.clone(),
             metrics: metrics.clone(),
             credentials: credentials.clone(),
             enrolment: enroller.status(),
+            webhook: None,
         };
 
         let health = bind(config.health, "health").await?;
@@ -93,6 +96,10 @@ impl Program {
                 });
             }
             Feed::Cluster(index, client, settings) => {
+                if let Some(inject) = config.inject {
+                    let webhook = webhook::start(client.clone(), credentials.clone(), inject, &mut watch).await?;
+                    pages.webhook = Some(webhook.ready);
+                }
                 cluster::index::spawn(index, client, &settings.sidecar_images, hub.clone(), &mut watch);
             }
         }

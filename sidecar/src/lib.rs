@@ -14,6 +14,7 @@ pub mod ports;
 mod proof;
 mod record;
 mod refusal;
+mod replay;
 mod report;
 pub mod run;
 mod shared;

@@ -14,6 +14,7 @@ use crate::live::CutReason;
 use crate::observe::AccessLog;
 use crate::path::listen::{self, Purpose};
 use crate::path::{Path, socket::Sources};
+use crate::replay::{Declared, Replay};
 use crate::report::Reporter;
 use crate::shared::{Settings, Shared};
 use crate::view::View;
@@ -56,6 +57,7 @@ pub fn run(config: &Config) -> anyhow::Result<()> {
     let shared = Shared::new(settings(config), credentials.clone(), view.clone(), sources, reporter.clone());
     let operator = SpiffeId::workload(&config.ca.trust_domain, &config.ca.control_namespace, "signet-operator")
         .context("the operator's identity")?;
+    let replay = replay(config)?;
     let store = Store::new(runtime_dir);
     let connected = Arc::new(AtomicBool::new(false));
     let control = Control {
@@ -81,6 +83,7 @@ pub fn run(config: &Config) -> anyhow::Result<()> {
             enrolment: enroller.status(),
             operator_connected: connected,
             readiness: shared.readiness.clone(),
+            replay,
         });
         let loopback = [Ipv4Addr::LOCALHOST.into(), Ipv6Addr::LOCALHOST.into()];
         tokio::spawn(admin::serve(Door::Admin, doors(&loopback, config.ports.admin)?, source.clone()));
@@ -116,6 +119,21 @@ pub fn run(config: &Config) -> anyhow::Result<()> {
         }
         anyhow::Ok(())
     })
+}
+
+/// In a pod, what injection declared in the environment; elsewhere nothing.
+fn replay(config: &Config) -> anyhow::Result<Option<Replay>> {
+    let variable = |name: &str| match std::env::var(name) {
+        Ok(text) => Ok(text),
+        Err(std::env::VarError::NotPresent) => Ok(String::new()),
+        Err(error) => Err(error).context(name.to_owned()),
+    };
+    let (probes, addresses) = (variable("SIGNET_PROBES")?, variable("SIGNET_POD_IPS")?);
+    if probes.is_empty() {
+        return Ok(None);
+    }
+    let declared = Declared::read(&probes, &addresses, &config.ports.all())?;
+    Ok(Some(Replay::new(declared, Sources::new(capture::sources(config.capture.source_addresses)))))
 }
 
 /// Notes the first certificate and the first configuration.

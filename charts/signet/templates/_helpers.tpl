@@ -83,7 +83,12 @@ signet-{{ $cluster.metadata.uid | replace "-" "" | trunc 12 }}.mesh
 {{- concat (list $own) .Values.sidecar.otherImages | uniq | toJson -}}
 {{- end }}
 
-{{/* TOML: a string and a list of them or of numbers. JSON's are the same. */}}
+{{/* Where a program listens: list $ PORT */}}
+{{- define "signet.listen" -}}
+{{- $address := (index . 0).Values.listenAddress -}}
+{{- if contains ":" $address }}[{{ $address }}]{{ else }}{{ $address }}{{ end }}:{{ index . 1 }}
+{{- end }}
+
 {{- define "signet.podSecurity" -}}
 runAsNonRoot: true
 runAsUser: 65532

@@ -3,6 +3,7 @@
 use super::{Door, Page, Readiness};
 use crate::live::{Direction, Live, Tunnel};
 use crate::observe::{AccessLog, Metrics, Present};
+use crate::replay::Replay;
 use crate::shared::Shared;
 use crate::view::{Destination, Endpoint};
 use http::StatusCode;
@@ -34,6 +35,8 @@ pub struct Source {
     pub enrolment: watch::Receiver<Enrolment>,
     /// What `/readyz` answers.
     pub readiness: Arc<Readiness>,
+    /// What the health door does for `/app-probe/...`; nothing outside a pod.
+    pub replay: Option<Replay>,
 }
 
 /// The page under this path.
