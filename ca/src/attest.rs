@@ -23,6 +23,7 @@ use crate::{
     store::{JournalError, Place, RedeemError, StoreError},
 };
 use signet_identity::{SpiffeId, TrustDomain, WorkloadUid};
+use std::time::Duration;
 
 /// Who the caller is, and how we know.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -97,6 +98,11 @@ pub enum Refusal {
     /// The state cannot be read or written: denied (F2).
     #[error("the CA's state is not available")]
     Store(#[source] StoreError),
+    /// The disk, most likely: nothing was handed out, and the same request may be made again.
+    #[error(
+        "the CA could not answer within {0:?}: its disk or its processors are too slow; nothing was handed out, ask again"
+    )]
+    Slow(Duration),
     /// A defect of ours: the certificate that was made is not the one that was meant, or the work was broken off.
     #[error("internal error; see the CA's log")]
     Internal(#[source] Box<dyn std::error::Error + Send + Sync>),
@@ -171,6 +177,7 @@ impl Refusal {
             Self::ClockBehind { .. } => "clock_behind",
             Self::Issuing(_) => "no_issuing_ca",
             Self::Store(_) => "store",
+            Self::Slow(_) => "slow",
             Self::Internal(_) => "internal",
         }
     }

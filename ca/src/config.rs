@@ -1,5 +1,5 @@
 //! The configuration file of `signet-ca`; every key, its default and its bounds. Read once, before any socket is opened.
-use crate::{limits::Rate, root};
+use crate::{limits::Rate, root, state_dir::private_directory};
 use signet_enroll::settings::{File, LogSettings, Problems, Setting, Table, Unfit, Value};
 use signet_identity::{SpiffeId, TrustDomain, profile};
 use std::{
@@ -104,6 +104,9 @@ pub struct Limits {
     pub failures: Rate,
     /// `watches`: open trust streams; 20000.
     pub watches: usize,
+    /// `answer_time`: how long a request may take, the disk included; `8s`. Then its caller is told to ask again; clients
+    /// wait for 15 s.
+    pub answer_time: Duration,
 }
 
 impl Config {
@@ -125,6 +128,15 @@ impl Config {
             top.check("health", in_cluster || address.ip().is_loopback(), want)
         });
         let state_dir: Option<Option<PathBuf>> = top.optional("state_dir", "a directory");
+        let state_dir = state_dir.filter(|configured| {
+            let path = configured.as_deref().unwrap_or(Path::new(DEFAULT_STATE_DIR));
+            // One that is not there yet is made at the start, and in a cluster there is none.
+            let problem = (!in_cluster && path.exists()).then(|| private_directory(path).err()).flatten();
+            if let Some(problem) = &problem {
+                top.refuse("state_dir", &problem.to_string(), "a directory that only this user may enter");
+            }
+            problem.is_none()
+        });
         let admin_socket: Option<Option<PathBuf>> = top.optional("admin_socket", "the path of a Unix socket");
         for (key, set) in [("state_dir", &state_dir), ("admin_socket", &admin_socket)] {
             let absent = !matches!(set, Some(Some(_)));
@@ -216,6 +228,8 @@ fn limits(table: &mut Table<'_>) -> Option<Limits> {
     let address = rate(table, "per_address", "per_address_burst", Rate { per_second: 200, burst: 1000 });
     let failures = rate(table, "failures", "failures_burst", Rate { per_second: 5, burst: 50 });
     let watches = table.ranged("watches", 20_000_usize, 1..=1_000_000);
+    let answer_time =
+        table.ranged("answer_time", Duration::from_secs(8), Duration::from_millis(100)..=Duration::from_secs(9));
     Some(Limits {
         signing: signing?,
         waiting: waiting?,
@@ -223,6 +237,7 @@ fn limits(table: &mut Table<'_>) -> Option<Limits> {
         address: address?,
         failures: failures?,
         watches: watches?,
+        answer_time: answer_time?,
     })
 }
 

@@ -126,6 +126,7 @@ pub async fn start_with(config: Config, clock: Clock, journal: Box<dyn Write + S
         failures: Buckets::new(limits.failures, BUSY_KEYS),
         by_workload: Buckets::new(limits.workload, BUSY_KEYS),
         watches: Arc::new(tokio::sync::Semaphore::new(limits.watches)),
+        answer_time: limits.answer_time,
         stopping: stopping.clone(),
     });
     let server = tokio::spawn(serve_grpc(incoming, service, stopping));

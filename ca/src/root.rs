@@ -1,5 +1,5 @@
 //! Where issuing CAs get their certificates: the trait behind which any upstream can stand, and the local root, whose key
-//! lies in the state directory. Opened by `program` before anything listens.
+//! lies in the state directory or, in a cluster, in a Secret. Opened by `program` before anything listens.
 use crate::{
     certificate::{self, CertificateError, P256PublicKey, Serial, SignError, Signer, Template},
     state_dir::{StateDir, StateDirError},

@@ -28,6 +28,7 @@ use signet_proto::ca::{
 use std::{
     net::{IpAddr, Ipv6Addr},
     sync::Arc,
+    time::Duration,
 };
 use tonic::{Request, Response, Status};
 
@@ -68,6 +69,8 @@ pub struct Parts {
     pub by_workload: Buckets<WorkloadUid>,
     /// Open trust streams.
     pub watches: Arc<tokio::sync::Semaphore>,
+    /// How long a request may take, the disk included.
+    pub answer_time: Duration,
     /// Ends the trust streams when the process stops.
     pub stopping: tokio::sync::watch::Receiver<bool>,
 }
@@ -165,6 +168,14 @@ impl Parts {
         claimed.min(newest)
     }
 
+    /// A request that takes too long is given up here, with words, before the transport gives it up without any. What it asked
+    /// of the store is carried out or not; a certificate that is journaled late is handed to nobody, and a join that is
+    /// repeated with the same key gets the same answer.
+    async fn in_time<T>(&self, work: impl Future<Output = Result<T, Refusal>>) -> Result<T, Refusal> {
+        let limit = self.answer_time;
+        tokio::time::timeout(limit, work).await.unwrap_or(Err(Refusal::Slow(limit)))
+    }
+
     /// Charges a failed proof to the address; that the bucket is empty now shows at the next request.
     fn failed(&self, address: IpAddr) {
         let _ = self.failures.take(&address, self.clock.running());
@@ -192,14 +203,14 @@ impl CertificateAuthority for Service {
 
     async fn register(&self, request: Request<RegisterRequest>) -> Result<Response<RegisterResponse>, Status> {
         let address = address(&request);
-        let outcome = self.parts.clone().register(address, request.into_inner()).await;
+        let outcome = self.parts.in_time(self.parts.clone().register(address, request.into_inner())).await;
         self.answer("register", address, outcome)
     }
 
     async fn issue(&self, request: Request<IssueRequest>) -> Result<Response<IssueResponse>, Status> {
         let peer = peer(&request);
         let address = address_key(peer);
-        let outcome = self.parts.clone().issue(address, peer, request.into_inner()).await;
+        let outcome = self.parts.in_time(self.parts.clone().issue(address, peer, request.into_inner())).await;
         self.answer("issue", address, outcome)
     }
 

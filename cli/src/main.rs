@@ -11,7 +11,7 @@ use std::process::ExitCode;
     after_help = "\
 Example:
   signet rules check mesh/*.yaml
-  signet rules explain --from spiffe://example.org/ns/shop/sa/cart --to shop/orders-1 --port 8080 --files mesh"
+  signet rules explain --from shop/cart --to shop/orders-1 --port 8080 --files mesh"
 )]
 struct Arguments {
     #[command(subcommand)]

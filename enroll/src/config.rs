@@ -1,5 +1,5 @@
 //! The `[ca]` table of a program's configuration file.
-use crate::settings;
+use crate::{settings, state_dir};
 use signet_identity::{Bundle, IdError, SpiffeId, TrustDomain};
 use std::fmt;
 use std::io::{self, Read};
@@ -59,7 +59,14 @@ impl EnrollConfig {
             }
             pem.ok()
         });
-        let state_dir = table.required("state_dir", "path of a directory that only this program uses");
+        let state_dir: Option<PathBuf> = table.required("state_dir", "path of a directory that only this program uses");
+        let state_dir = state_dir.filter(|path| {
+            let problem = state_dir::check(path).err();
+            if let Some(problem) = &problem {
+                table.refuse("state_dir", &problem.to_string(), "a directory that only its owner may enter");
+            }
+            problem.is_none()
+        });
         let join: Option<Option<PathBuf>> = table.optional("join_token_file", "path of a file with a join token");
         let joins = matches!(join, Some(Some(_)));
         let token = join.and_then(|path| {

@@ -45,16 +45,18 @@ pub struct Program {
 }
 
 /// What brings workloads and rules.
-#[allow(clippy::large_enum_variant, reason = "there is one, at the start")]
 enum Feed {
     Files(Watch, State),
-    Cluster(cluster::Index, kube::Client, cluster::Settings),
+    Cluster(Box<cluster::Index>, kube::Client, cluster::Settings, Views),
 }
+
+type Views = tokio::sync::watch::Receiver<std::sync::Arc<cluster::status::View>>;
 
 impl Program {
     /// Opens state and sockets and starts every task.
     pub async fn start(config: Config) -> anyhow::Result<Self> {
         let own = SpiffeId::workload(&config.enroll.trust_domain, &config.enroll.control_namespace, "signet-operator")?;
+        let (identity, namespace) = (own.clone(), config.enroll.control_namespace.clone());
         let state_dir = config.enroll.state_dir.clone();
         let enroller = Enroller::new(config.enroll)?;
         let credentials = enroller.credentials();
@@ -67,8 +69,8 @@ impl Program {
             }
             Source::Cluster(cluster) => {
                 let client = cluster::connect(&cluster).await?;
-                let (index, published, _rules) = cluster::Index::new(config.settings);
-                (Feed::Cluster(index, client, cluster), published)
+                let (index, published, views) = cluster::Index::new(config.settings, &namespace);
+                (Feed::Cluster(Box::new(index), client, cluster, views), published)
             }
         };
         let hub = Hub::new(published.clone(), config.limits, metrics.clone());
@@ -95,12 +97,31 @@ impl Program {
                     "files"
                 });
             }
-            Feed::Cluster(index, client, settings) => {
+            Feed::Cluster(index, client, settings, views) => {
                 if let Some(inject) = config.inject {
                     let webhook = webhook::start(client.clone(), credentials.clone(), inject, &mut watch).await?;
                     pages.webhook = Some(webhook.ready);
                 }
-                cluster::index::spawn(index, client, &settings.sidecar_images, hub.clone(), &mut watch);
+                cluster::index::spawn(*index, client.clone(), &settings.sidecar_images, hub.clone(), &mut watch);
+                if let Some((pod, address)) = cluster::own_place() {
+                    let address = SocketAddr::new(address, listen.port()).to_string();
+                    let (times, hub, credentials) =
+                        (cluster::lease::Times::default(), hub.clone(), credentials.clone());
+                    let status = cluster::Status {
+                        client,
+                        namespace,
+                        pod,
+                        address,
+                        times,
+                        views,
+                        hub,
+                        credentials,
+                        own: identity,
+                    };
+                    status.spawn(&mut watch);
+                } else {
+                    tracing::warn!("POD_NAME and POD_IP are not set: this replica writes no status");
+                }
             }
         }
         let mut tasks = JoinSet::new();

@@ -17,6 +17,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::time::Duration;
 use tokio::sync::{mpsc, watch};
+use tokio::time::Instant;
 use tokio_stream::wrappers::ReceiverStream;
 
 /// Between two attempts, doubling: 0.5 s to 30 s with jitter.
@@ -33,7 +34,7 @@ const ROOM: usize = FOLLOWED / 8;
 const FORGET_UNKNOWN: Duration = Duration::from_mins(1);
 /// A destination that is called once a day is still known when the operator is away.
 const FORGET: Duration = Duration::from_hours(36);
-/// Destinations that came are stored this often; a configuration at once.
+/// Destinations that came are stored at once, and at most this often; a configuration always at once.
 const SAVE: Duration = Duration::from_secs(1);
 /// Largest message taken from the operator. A configuration of 100,000 rules is about 12 MB.
 const LARGEST_MESSAGE: usize = 32 << 20;
@@ -196,7 +197,7 @@ impl Control {
             let wait = pause.mul_f64(rand::random_range(0.5..1.0));
             pause = (pause * 2).min(LONGEST_PAUSE);
             // Questions that come while there is nobody to ask are remembered for the next stream.
-            let until = tokio::time::Instant::now() + wait;
+            let until = Instant::now() + wait;
             while let Ok(Some(address)) = tokio::time::timeout_at(until, questions.recv()).await {
                 // Without room it is asked again by whoever waits for it.
                 let _ = held.follow(address, &self.view, false);
@@ -249,6 +250,7 @@ impl Control {
         // The operator took us. A stream that ends later, by age or by its certificate, is no failure, even if it had no news.
         *pause = FIRST_PAUSE;
         let (mut report, mut save) = (tokio::time::interval(REPORT), tokio::time::interval(SAVE));
+        let mut saved = None;
         loop {
             tokio::select! {
                 message = news.message() => {
@@ -258,6 +260,9 @@ impl Control {
                     self.take(message, held, &up).await?;
                     if is_config {
                         self.save_if_changed(uid, held);
+                    } else if saved.is_none_or(|saved: Instant| saved.elapsed() >= SAVE) {
+                        self.save_if_changed(uid, held);
+                        saved = Some(Instant::now());
                     }
                 }
                 _ = save.tick() => self.save_if_changed(uid, held),

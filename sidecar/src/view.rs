@@ -45,6 +45,8 @@ pub enum Destination {
     Unmeshed,
     /// A Service: its own ports, each with endpoints.
     Service(HashMap<u16, Vec<Endpoint>>),
+    /// A node of a cluster: these of its ports lead into the mesh, all others to the node itself, which has no sidecar.
+    Node(HashMap<u16, Vec<Endpoint>>),
     /// A workload's own address: every port goes there unchanged.
     Workload(Endpoint),
 }
@@ -279,7 +281,7 @@ impl Destination {
                         let endpoints = each.endpoints.iter().map(Endpoint::read).collect::<Result<_, _>>()?;
                         ports.insert(port(each.port)?, endpoints);
                     }
-                    Self::Service(ports)
+                    if from.other_ports_unmeshed { Self::Node(ports) } else { Self::Service(ports) }
                 }
             }
         })

@@ -206,7 +206,10 @@ impl Attestor {
     }
 
     async fn review(&self, claim: &Claim) -> Result<Reviewed, NotAttested> {
-        let spec = TokenReviewSpec { audiences: Some(vec![AUDIENCE.into()]), token: Some(claim.token.as_str().into()) };
+        // The API server remembers for ten seconds what it said of a token and a list of audiences, and would say it again of a
+        // service account that was deleted since. An audience that no token has makes every question a new one.
+        let audiences = vec![AUDIENCE.into(), format!("{AUDIENCE}/{:032x}", rand::random::<u128>())];
+        let spec = TokenReviewSpec { audiences: Some(audiences), token: Some(claim.token.as_str().into()) };
         let mut request = TokenReview { spec, ..TokenReview::default() };
         let reviews: Api<TokenReview> = Api::all(self.cluster.client());
         let answer = within("TokenReview", reviews.create(&PostParams::default(), &request)).await;

@@ -94,3 +94,60 @@ fn public_key(leaf: &CertificateDer<'_>) -> Option<Vec<u8>> {
     let (_, parsed) = x509_parser::parse_x509_certificate(leaf).ok()?;
     Some(parsed.public_key().raw.to_vec())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use signet_identity::{PrivateKey, TrustState};
+
+    #[test]
+    fn f20_whatever_bytes_come_nobody_is_known_by_them() {
+        let receipts = Receipts::new(&PrivateKey::generate().unwrap());
+        let trust = Trust::new(TrustState::default()).unwrap();
+        let td = "example.org".parse().unwrap();
+        bolero::check!().for_each(|bytes: &[u8]| {
+            let (chain, rest) = bytes.split_at(bytes.len() / 2);
+            let proof = RenewalProof {
+                chain: vec![chain.to_vec()],
+                receipt: rest.to_vec(),
+                nonce: vec![0; nonces::LENGTH],
+                signature: vec![0; 70],
+            };
+            if let Ok(claim) = Claim::read(proof) {
+                assert!(claim.verify(&receipts, &trust, &td, bytes, 1_800_000_000).is_err());
+            }
+        });
+    }
+
+    #[test]
+    fn f25_both_sides_of_every_limit() {
+        let with = |certificates: usize, each: usize, receipt: usize, nonce: usize, signature: usize| {
+            Claim::read(RenewalProof {
+                chain: vec![vec![0; each]; certificates],
+                receipt: vec![0; receipt],
+                nonce: vec![0; nonce],
+                signature: vec![0; signature],
+            })
+        };
+        for (certificates, each, receipt, nonce, signature) in [(1, 1, 1, 32, 8), (3, 8192, 4096, 32, 80)] {
+            assert!(with(certificates, each, receipt, nonce, signature).is_ok());
+        }
+        for (certificates, each, receipt, nonce, signature) in [
+            (0, 600, 300, 32, 70),
+            (4, 600, 300, 32, 70),
+            (2, 0, 300, 32, 70),
+            (2, 8193, 300, 32, 70),
+            (2, 600, 0, 32, 70),
+            (2, 600, 4097, 32, 70),
+            (2, 600, 300, 31, 70),
+            (2, 600, 300, 33, 70),
+            (2, 600, 300, 32, 7),
+            (2, 600, 300, 32, 81),
+        ] {
+            assert!(
+                with(certificates, each, receipt, nonce, signature).is_err(),
+                "{certificates} {each} {receipt} {nonce} {signature}"
+            );
+        }
+    }
+}

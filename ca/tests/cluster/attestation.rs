@@ -78,9 +78,13 @@ async fn tokens_that_are_not_this_pods_own_are_refused() {
 
     let pod = world.pod("account-again").await;
     let token_of_old_account = world.token(&pod).await;
+    ask(&mut ca.client(), &token_of_old_account).await.expect("before");
     let accounts: Api<ServiceAccount> = within(client, shop);
     accounts.delete("orders", &DeleteParams::default()).await.unwrap();
     make_service_account(client, shop, "orders").await;
+    // The API server learns of it by a watch of its own.
+    let is_refused = || async { ask(&mut ca.client(), &token_of_old_account).await.is_err() };
+    eventually("the token of an account that was made again is refused", is_refused).await;
     refused(&ca, &token_of_old_account, Code::Unauthenticated, "still exist").await;
 
     refused(&ca, "not.a.token-at-all", Code::Unauthenticated, "does not accept the token").await;

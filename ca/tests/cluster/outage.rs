@@ -1,16 +1,29 @@
 //! The API server is away: nobody new gets in, those who are in renew, and not for ever. Each test stops a server of its own.
 use crate::{
     support::nonce,
-    world::{TRUST_DOMAIN, World, ask, obtain, proof, renew, request, request_for},
+    world::{Ca, TRUST_DOMAIN, World, ask, obtain, proof, renew, request, request_for},
 };
 use signet_apiserver::ApiServer;
 use signet_enroll::{EnrollConfig, Enroller};
 use signet_identity::PrivateKey;
 use signet_proto::ca::IssueRequest;
 use std::{collections::BTreeSet, time::Duration};
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::TcpStream,
+};
 use tonic::Code;
 
 const HOUR: i64 = 3600;
+
+/// The status of `/readyz`, on another address than loopback's first.
+async fn ready(ca: &Ca) -> String {
+    let mut stream = TcpStream::connect(("::1", ca.running.health.port())).await.unwrap();
+    stream.write_all(b"GET /readyz HTTP/1.1\r\nHost: ca\r\n\r\n").await.unwrap();
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).await.unwrap();
+    answer.split(' ').nth(1).unwrap().to_owned()
+}
 
 #[tokio::test(flavor = "multi_thread")]
 async fn f2_without_the_api_server_valid_certificates_are_renewed_for_24_hours_and_no_token_is_taken() {
@@ -24,7 +37,9 @@ async fn f2_without_the_api_server_valid_certificates_are_renewed_for_24_hours_a
     let mut client = ca.client();
     let held = obtain(&mut client, &token).await.unwrap();
     let held_far = obtain(&mut client, &token_of_far).await.unwrap();
+    assert_eq!(ready(&ca).await, "200");
     server.stop();
+    assert_eq!(ready(&ca).await, "200", "it must stay in its Service: renewals go on");
 
     let status = ask(&mut client, &token).await.unwrap_err();
     assert_eq!(status.code(), Code::Unavailable, "the first issuance waits: {status}");

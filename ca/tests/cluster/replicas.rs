@@ -3,7 +3,7 @@ use crate::world::{Ca, Lines, TRUST_DOMAIN, World, ask, eventually, obtain, rene
 use k8s_openapi::api::core::v1::{ConfigMap, Secret};
 use kube::{
     Api, ResourceExt,
-    api::{DeleteParams, Patch, PatchParams},
+    api::{DeleteParams, ListParams, Patch, PatchParams},
 };
 use rustls_pki_types::UnixTime;
 use serde_json::{Value, json};
@@ -77,6 +77,48 @@ async fn certificates_cost_no_write_to_the_api() {
     }
     assert_eq!(versions().await, before);
     assert!(ca.lines.parsed().len() > 41, "but the journal has them all");
+    ca.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn f27_key_material_is_in_the_secret_and_nowhere_else() {
+    let Some(server) = shared().await else { return };
+    let world = World::new(server).await;
+    let ca = world.ca("ca-1").await;
+    ask(&mut ca.client(), &world.token(&world.pod("orders-1").await).await).await.unwrap();
+    let secret = within::<Secret>(&world.client, &world.namespace).get("signet-root").await.unwrap();
+    assert_eq!(secret.type_.as_deref(), Some("kubernetes.io/tls"));
+    let data = secret.data.unwrap();
+    assert_eq!(data.keys().collect::<Vec<_>>(), ["tls.crt", "tls.key"]);
+    let key = String::from_utf8(data["tls.key"].0.clone()).unwrap();
+    let body = key.lines().nth(1).unwrap();
+    let objects = within::<ConfigMap>(&world.client, &world.namespace).list(&ListParams::default()).await.unwrap();
+    assert!(objects.items.len() >= 3);
+    let everywhere = format!("{:?}{:?}", objects.items, ca.lines.parsed());
+    assert!(!everywhere.contains("PRIVATE KEY") && !everywhere.contains(body));
+    ca.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn f31_workloads_that_start_all_at_once_are_all_served() {
+    let Some(server) = shared().await else { return };
+    let world = World::new(server).await;
+    let ca = world.ca_with("ca-1", "[limits]\nper_address = 5000\nper_address_burst = 5000", "").await.unwrap();
+    let mut tokens = Vec::new();
+    for n in 0..300 {
+        tokens.push(world.token(&world.pod(&format!("orders-{n}")).await).await);
+    }
+    let client = ca.client();
+    let starting: Vec<_> = tokens
+        .into_iter()
+        .map(|token| {
+            let mut client = client.clone();
+            tokio::spawn(async move { ask(&mut client, &token).await })
+        })
+        .collect();
+    for one in starting {
+        one.await.unwrap().expect("nobody is held back for what others ask");
+    }
     ca.stop().await;
 }
 

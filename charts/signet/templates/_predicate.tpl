@@ -24,6 +24,10 @@ has(object.spec.hostNetwork) && object.spec.hostNetwork
 {{- define "signet.cel.mirror" -}}
 has(object.metadata.annotations) && 'kubernetes.io/config.mirror' in object.metadata.annotations
 {{- end }}
+{{/* A list of strings, without its brackets. */}}
+{{- define "signet.cel.strings" -}}
+{{- range $i, $text := . }}{{ if $i }}, {{ end }}'{{ $text }}'{{ end -}}
+{{- end }}
 {{- define "signet.namespaceSelector.others" -}}
 - key: kubernetes.io/metadata.name
   operator: NotIn

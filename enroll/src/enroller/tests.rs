@@ -1,6 +1,7 @@
 //! Enrolment against a CA on a real socket, with real time and short lifetimes where time must pass.
 use super::*;
 use crate::fake_ca::{FakeCa, TOKEN};
+use prost::Message as _;
 use signet_identity::testing::{Authority, leaf_params, now};
 use signet_proto::ca::IssueResponse;
 use std::os::unix::fs::PermissionsExt;
@@ -33,8 +34,14 @@ impl Drop for Running {
     }
 }
 
-fn start(config: EnrollConfig) -> Running {
-    let enroller = Enroller::new(config).unwrap();
+async fn start(config: EnrollConfig) -> Running {
+    // One that was just stopped lets go of the directory when its task is gone.
+    let enroller = loop {
+        match Enroller::new(config.clone()) {
+            Err(EnrollError::State(StateError::InUse(_))) => tokio::task::yield_now().await,
+            opened => break opened.unwrap(),
+        }
+    };
     let (credentials, status) = (enroller.credentials(), enroller.status());
     Running { credentials, status, task: tokio::spawn(enroller.run()) }
 }
@@ -52,7 +59,7 @@ impl Running {
 async fn a_host_joins_with_its_token_and_has_an_svid() {
     let ca = FakeCa::start().await;
     let directory = tempfile::tempdir().unwrap();
-    let mut host = start(config(&ca, directory.path(), Some(TOKEN)));
+    let mut host = start(config(&ca, directory.path(), Some(TOKEN))).await;
     let status = host.until("an SVID", |s| s.issued == 1).await;
     let svid = host.credentials.svid().unwrap();
     assert_eq!(*svid.id(), ca.authority.id("shop", "orders"));
@@ -85,7 +92,7 @@ async fn every_renewal_has_a_new_key_and_comes_before_the_end_of_the_old_certifi
     let ca = FakeCa::start().await;
     ca.with_book(|book| book.lifetime = 3);
     let directory = tempfile::tempdir().unwrap();
-    let mut host = start(config(&ca, directory.path(), Some(TOKEN)));
+    let mut host = start(config(&ca, directory.path(), Some(TOKEN))).await;
     for round in 1..=3 {
         let before = host.status.borrow().not_after;
         let status = host.until("a renewal", |s| s.issued >= round).await;
@@ -114,13 +121,13 @@ async fn a_restart_needs_no_token_and_keeps_the_newest_trust() {
     let ca = FakeCa::start().await;
     let directory = tempfile::tempdir().unwrap();
     {
-        let mut host = start(config(&ca, directory.path(), Some(TOKEN)));
+        let mut host = start(config(&ca, directory.path(), Some(TOKEN))).await;
         ca.publish(&ca.authority.trust_state(2000));
         host.until("the newer trust state", |s| s.trust_sequence == 2000 && s.issued == 1).await;
         let stored = async {
-            while Enroller::new(config(&ca, directory.path(), None)).unwrap().credentials().trust().state().sequence
-                != 2000
-            {
+            let file = directory.path().join("state/trust.state");
+            let sequence = || Some(wire::TrustState::decode(std::fs::read(&file).ok()?.as_slice()).ok()?.sequence);
+            while sequence() != Some(2000) {
                 tokio::task::yield_now().await;
             }
         };
@@ -128,7 +135,7 @@ async fn a_restart_needs_no_token_and_keeps_the_newest_trust() {
     }
     // A CA that has gone back must not take the host with it.
     ca.publish(&ca.authority.trust_state(1500));
-    let mut host = start(config(&ca, directory.path(), None));
+    let mut host = start(config(&ca, directory.path(), None)).await;
     assert_eq!(host.credentials.trust().state().sequence, 2000, "before the CA was asked");
     host.until("an SVID", |s| s.issued == 1).await;
     assert_eq!(host.credentials.trust().state().sequence, 2000);
@@ -140,7 +147,7 @@ async fn a_ca_that_is_away_for_longer_than_a_leaf_lives_locks_nobody_out() {
     let mut ca = FakeCa::start().await;
     ca.with_book(|book| book.lifetime = 2);
     let directory = tempfile::tempdir().unwrap();
-    let mut host = start(config(&ca, directory.path(), Some(TOKEN)));
+    let mut host = start(config(&ca, directory.path(), Some(TOKEN))).await;
     host.until("an SVID", |s| s.issued == 1).await;
     ca.crash();
     let status =
@@ -159,7 +166,7 @@ async fn a_host_started_before_its_ca_gets_its_svid_when_the_ca_comes() {
     let mut ca = FakeCa::start().await;
     ca.crash();
     let directory = tempfile::tempdir().unwrap();
-    let mut host = start(config(&ca, directory.path(), Some(TOKEN)));
+    let mut host = start(config(&ca, directory.path(), Some(TOKEN))).await;
     let status = host.until("a failure", |s| s.consecutive_failures > 0).await;
     let error = status.last_error.unwrap();
     assert!(error.contains("cannot connect to 127.0.0.1"), "{error}");
@@ -171,7 +178,7 @@ async fn a_host_started_before_its_ca_gets_its_svid_when_the_ca_comes() {
 async fn no_token_goes_to_a_ca_with_another_identity() {
     let ca = FakeCa::start_as("orders").await;
     let directory = tempfile::tempdir().unwrap();
-    let mut host = start(config(&ca, directory.path(), Some(TOKEN)));
+    let mut host = start(config(&ca, directory.path(), Some(TOKEN))).await;
     let status = host.until("two failures", |s| s.consecutive_failures >= 2).await;
     let error = status.last_error.unwrap();
     assert!(error.contains("/sa/orders is not the expected") && error.contains("/sa/signet-ca"), "{error}");
@@ -183,7 +190,7 @@ async fn no_token_goes_to_a_ca_below_another_root() {
     let (ca, other) = (FakeCa::start().await, Authority::new("prod.example"));
     let directory = tempfile::tempdir().unwrap();
     let bundle_pem = other.bundle().to_pem();
-    let mut host = start(EnrollConfig { bundle_pem, ..config(&ca, directory.path(), Some(TOKEN)) });
+    let mut host = start(EnrollConfig { bundle_pem, ..config(&ca, directory.path(), Some(TOKEN)) }).await;
     let status = host.until("a failure", |s| s.consecutive_failures >= 1).await;
     let error = status.last_error.unwrap();
     assert!(error.contains("issuer is not trusted"), "{error}");
@@ -196,10 +203,10 @@ async fn f24_a_crash_after_the_cas_answer_asks_again_with_the_same_key() {
     ca.with_book(|book| book.refuse_register = vec![Refusal::unavailable("the answer was lost")]);
     let directory = tempfile::tempdir().unwrap();
     {
-        let mut host = start(config(&ca, directory.path(), Some(TOKEN)));
+        let mut host = start(config(&ca, directory.path(), Some(TOKEN))).await;
         host.until("the lost answer", |s| s.consecutive_failures == 1).await;
     }
-    let mut host = start(config(&ca, directory.path(), Some(TOKEN)));
+    let mut host = start(config(&ca, directory.path(), Some(TOKEN))).await;
     host.until("an SVID", |s| s.issued == 1).await;
     ca.with_book(|book| {
         assert!(book.registered.len() >= 2);
@@ -217,7 +224,7 @@ async fn a_new_token_makes_a_new_host_key_and_a_refused_one_leaves_the_old() {
     ca.with_book(|book| book.tokens.insert("second".into(), (id, "stock-1".into())));
     let directory = tempfile::tempdir().unwrap();
     for (token, account, registrations) in [(TOKEN, "orders", 1), ("used-up", "orders", 2), ("second", "stock", 3)] {
-        let mut host = start(config(&ca, directory.path(), Some(token)));
+        let mut host = start(config(&ca, directory.path(), Some(token))).await;
         host.until("an SVID", |s| s.issued == 1).await;
         assert_eq!(*host.credentials.svid().unwrap().id(), ca.authority.id("shop", account), "with token {token}");
         assert_eq!(ca.with_book(|book| book.registered.len()), registrations, "with token {token}");
@@ -254,7 +261,7 @@ async fn a_certificate_that_is_not_ours_is_not_used() {
         let ca = FakeCa::start().await;
         ca.with_book(|book| book.tamper = Some(tamper));
         let directory = tempfile::tempdir().unwrap();
-        let mut host = start(config(&ca, directory.path(), Some(TOKEN)));
+        let mut host = start(config(&ca, directory.path(), Some(TOKEN))).await;
         let status = host.until("a failure", |s| s.consecutive_failures >= 1).await;
         let error = status.last_error.unwrap();
         assert!(error.contains(wanted), "{what}: {error}");
@@ -273,7 +280,7 @@ async fn a_delay_that_the_ca_asks_for_is_kept() {
     refusal.metadata_mut().insert("retry-after-ms", "2500".parse().unwrap());
     ca.with_book(|book| book.refuse_issue = vec![refusal]);
     let directory = tempfile::tempdir().unwrap();
-    let mut host = start(config(&ca, directory.path(), Some(TOKEN)));
+    let mut host = start(config(&ca, directory.path(), Some(TOKEN))).await;
     host.until("the refusal", |s| s.consecutive_failures == 1).await;
     let refused = tokio::time::Instant::now();
     host.until("an SVID", |s| s.issued == 1).await;
@@ -285,7 +292,7 @@ async fn a_delay_that_the_ca_asks_for_is_kept() {
 async fn other_content_under_the_same_sequence_is_counted_and_not_taken() {
     let ca = FakeCa::start().await;
     let directory = tempfile::tempdir().unwrap();
-    let mut host = start(config(&ca, directory.path(), Some(TOKEN)));
+    let mut host = start(config(&ca, directory.path(), Some(TOKEN))).await;
     host.until("the trust stream", |s| s.trust_sequence == 1000 && s.trust_stream_open && s.issued == 1).await;
     ca.publish(&TrustState { sequence: 1000, ..TrustState::default() });
     let status = host.until("the alarm", |s| s.trust_conflicts == 1).await;
@@ -299,7 +306,7 @@ async fn other_content_under_the_same_sequence_is_counted_and_not_taken() {
 async fn the_trust_stream_comes_back_after_the_ca() {
     let mut ca = FakeCa::start().await;
     let directory = tempfile::tempdir().unwrap();
-    let mut host = start(config(&ca, directory.path(), Some(TOKEN)));
+    let mut host = start(config(&ca, directory.path(), Some(TOKEN))).await;
     host.until("the trust stream", |s| s.trust_stream_open && s.issued == 1).await;
     ca.crash();
     host.until("its end", |s| !s.trust_stream_open).await;

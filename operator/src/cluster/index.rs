@@ -32,6 +32,7 @@ const ANSWER: Duration = Duration::from_secs(2);
 #[derive(Debug)]
 pub struct Index {
     settings: Settings,
+    control_namespace: String,
     objects: Objects,
     memory: Memory,
     snapshot: cell::Sender<Option<Arc<Snapshot>>>,
@@ -41,12 +42,23 @@ pub struct Index {
 
 impl Index {
     /// Nothing is in force until everything was listed once.
-    pub fn new(settings: Settings) -> (Self, Published, cell::Receiver<Arc<super::status::View>>) {
+    pub fn new(
+        settings: Settings,
+        control_namespace: &str,
+    ) -> (Self, Published, cell::Receiver<Arc<super::status::View>>) {
         let (snapshot, snapshots) = cell::channel(None);
         let waiting = Report { error: Some("nothing has been listed yet".into()), ..Report::default() };
         let (report, reports) = cell::channel(Arc::new(waiting));
         let (kept, views) = cell::channel(Arc::default());
-        let index = Self { settings, objects: Objects::default(), memory: Memory::default(), snapshot, report, kept };
+        let index = Self {
+            settings,
+            control_namespace: control_namespace.into(),
+            objects: Objects::default(),
+            memory: Memory::default(),
+            snapshot,
+            report,
+            kept,
+        };
         (index, Published { snapshot: snapshots, report: reports }, views)
     }
 
@@ -118,7 +130,8 @@ impl Index {
                     ..Report::default()
                 };
                 let snapshot = Arc::new(snapshot);
-                let view = super::status::View::new(&self.objects, &self.memory, snapshot.clone());
+                let view =
+                    super::status::View::new(&self.objects, &self.memory, snapshot.clone(), &self.control_namespace);
                 self.snapshot.send_replace(Some(snapshot));
                 self.report.send_replace(Arc::new(report));
                 self.kept.send_replace(Arc::new(view));

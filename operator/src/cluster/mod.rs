@@ -39,22 +39,29 @@
 //! | discovery.k8s.io | endpointslices | list, watch | the index |
 //! | signet.dev | allowrules | list, watch | the index |
 //! | signet.dev | allowrules/status | patch | status, by the holder of the lease |
+//! | events.k8s.io | events | create, patch | `RuleAccepted`, `RuleRejected`, by the holder of the lease |
 //! | coordination.k8s.io | leases (control namespace; `signet-operator`) | get, create, update | who writes status |
 //!
 //! `create` cannot be limited to a name. Environment: `POD_NAME` and `POD_IP` (downward), by which replicas find the holder of the
 //! lease; without them a replica serves, and never writes status.
 pub mod index;
+pub mod lease;
 pub mod objects;
 mod read;
+pub mod reports;
 pub mod status;
 pub mod store;
 pub mod translate;
 pub mod watch;
+pub mod writer;
 
 pub use index::Index;
 
+use crate::control::Hub;
 use kube::config::{KubeConfigOptions, Kubeconfig};
+use signet_identity::{Credentials, SpiffeId};
 use std::path::PathBuf;
+use std::sync::Arc;
 
 /// `[kubernetes]` of `operator.toml`.
 #[derive(Debug, Clone)]
@@ -63,6 +70,12 @@ pub struct Settings {
     pub sidecar_images: Vec<String>,
     /// Outside a cluster; absent: the pod's own service account.
     pub kubeconfig: Option<PathBuf>,
+}
+
+/// This replica's name and address, from the downward API: `POD_NAME` and `POD_IP`.
+pub fn own_place() -> Option<(String, std::net::IpAddr)> {
+    let name = std::env::var("POD_NAME").ok().filter(|name| !name.is_empty())?;
+    Some((name, std::env::var("POD_IP").ok()?.parse().ok()?))
 }
 
 /// Why the cluster cannot be spoken to.
@@ -96,6 +109,42 @@ pub async fn connect(settings: &Settings) -> Result<kube::Client, ConnectError> 
         }
     };
     Ok(kube::Client::try_from(config)?)
+}
+
+/// Tries for the lease, writes status while this replica holds it, and reports to who holds it otherwise.
+pub struct Status {
+    /// Speaks to the API server.
+    pub client: kube::Client,
+    /// The control namespace.
+    pub namespace: String,
+    /// This replica's pod.
+    pub pod: String,
+    /// Where this replica takes reports, as `host:port`.
+    pub address: String,
+    /// Times of the lease.
+    pub times: lease::Times,
+    /// What is in force.
+    pub views: tokio::sync::watch::Receiver<Arc<status::View>>,
+    /// The control streams.
+    pub hub: Arc<Hub>,
+    /// This replica's certificate.
+    pub credentials: Arc<Credentials>,
+    /// The identity of operators.
+    pub own: SpiffeId,
+}
+
+impl Status {
+    /// Starts its three tasks.
+    pub fn spawn(self, tasks: &mut tokio::task::JoinSet<&'static str>) {
+        let name = format!("{}/{}", self.namespace, self.pod);
+        let (candidate, lease) = lease::Candidate::new(&self.client, &self.namespace, &name, &self.address, self.times);
+        let reports = Arc::new(reports::Reports::default());
+        self.hub.take_reports(reports.clone(), self.own.clone());
+        tasks.spawn(candidate.run());
+        let (hub, credentials, own) = (self.hub.clone(), self.credentials, self.own);
+        tasks.spawn(reports::Reporter { name, lease: lease.clone(), hub, credentials, own }.run());
+        tasks.spawn(writer::Writer { client: self.client, views: self.views, lease, hub: self.hub, reports }.run());
+    }
 }
 
 #[cfg(test)]

@@ -163,7 +163,8 @@ fn endpoint(endpoint: &discovery::Endpoint) -> Option<Endpoint> {
     let ready = conditions.and_then(|c| c.ready).unwrap_or(true);
     let serving = conditions.and_then(|c| c.serving).unwrap_or(ready);
     let terminating = conditions.and_then(|c| c.terminating).unwrap_or(false);
-    if !ready && !(serving && terminating) {
+    let ending = serving && terminating;
+    if !(ready || ending) {
         return None;
     }
     let hints = endpoint.hints.as_ref();

@@ -23,7 +23,7 @@ pub struct View {
     pub rules: BTreeMap<Key, RuleView>,
     /// What is in force.
     pub snapshot: Arc<Snapshot>,
-    /// Addresses of the operators that serve, by pod name, with the labels and account by which they are known.
+    /// The operators that serve: their pods, and UIDs.
     pub replicas: BTreeMap<Key, String>,
 }
 
@@ -62,7 +62,7 @@ impl Acknowledged {
 
 impl View {
     /// What follows from the objects and the snapshot that was built of them.
-    pub fn new(objects: &Objects, memory: &Memory, snapshot: Arc<Snapshot>) -> Self {
+    pub fn new(objects: &Objects, memory: &Memory, snapshot: Arc<Snapshot>, control_namespace: &str) -> Self {
         let notes: HashMap<&str, &Note> = snapshot.notes().iter().map(|note| (note.rule.as_str(), note)).collect();
         let mut workloads: HashMap<Key, Vec<(String, String)>> = HashMap::new();
         for member in snapshot.members().filter(|member| member.workload.meshed) {
@@ -83,7 +83,9 @@ impl View {
         };
         let mut view = view;
         let rules = objects.rules.iter().map(|(key, rule)| (key.clone(), view(key, rule))).collect();
-        let replicas = objects.pods.iter().filter(|(_, pod)| pod.ready && pod.account == OPERATOR);
+        let operators =
+            objects.pods.iter().filter(|(key, pod)| key.namespace == control_namespace && pod.account == OPERATOR);
+        let replicas = operators.filter(|(_, pod)| pod.ready);
         let replicas = replicas.map(|(key, pod)| (key.clone(), pod.uid.clone())).collect();
         Self { rules, snapshot, replicas }
     }

@@ -1,4 +1,5 @@
 //! From Kubernetes' objects to answers of the index, without a server.
+#![allow(clippy::needless_pass_by_value, reason = "called with json!")]
 use super::read;
 use super::store::News;
 use super::translate::{Change, Objects};
@@ -122,7 +123,7 @@ impl Cluster {
         });
         merge(&mut document, &fields);
         let rule = read::rule(&object::<DynamicObject>(document));
-        self.objects.take(Change::Rule(News::Set(key(namespace, name), rule)));
+        self.objects.take(Change::Rule(News::Set(key(namespace, name), Box::new(rule))));
         self
     }
 

@@ -23,7 +23,7 @@ pub struct Objects {
     /// Namespaces, each with its own name as the namespace of its key.
     pub namespaces: Store<Namespace>,
     /// AllowRules.
-    pub rules: Store<Rule>,
+    pub rules: Store<Box<Rule>>,
 }
 
 /// News of any kind.
@@ -38,7 +38,7 @@ pub enum Change {
     /// Of a Namespace.
     Namespace(News<Namespace>),
     /// Of an AllowRule.
-    Rule(News<Rule>),
+    Rule(News<Box<Rule>>),
 }
 
 impl Objects {

@@ -1,6 +1,5 @@
 //! The watches: one task for each kind. What comes is made small at once and handed on in order; a watch that breaks begins
 //! anew after a pause that grows, and lists everything again.
-use super::objects::Rule;
 use super::read;
 use super::store::News;
 use super::translate::Change;
@@ -46,7 +45,7 @@ pub fn start(client: &Client, sidecar_images: &[String], tasks: &mut JoinSet<&'s
     tasks.spawn(follow("endpointslices", api, to, Change::Slice, read::slice));
     let (to, api) = (tell.clone(), Api::<Namespace>::all(client.clone()));
     tasks.spawn(follow("namespaces", api, to, Change::Namespace, |namespace| Some(read::namespace(namespace))));
-    tasks.spawn(follow("allowrules", rules(client), tell, Change::Rule, |rule| Some::<Rule>(read::rule(rule))));
+    tasks.spawn(follow("allowrules", rules(client), tell, Change::Rule, |rule| Some(Box::new(read::rule(rule)))));
     changes
 }
 

@@ -27,7 +27,7 @@ fn rules(each: &[(&str, &str)]) -> Value {
 }
 
 pub(super) fn spec() -> Bounds {
-    let path = format!(r"^/((\.*[{PCHAR}][{PCHAR}.]*|\.{{3,}})/)*(\.*[{PCHAR}][{PCHAR}.]*|\.{{3,}})?$");
+    let path = format!(r"^/((\.*[{PCHAR}][.{PCHAR}]*|\.{{3,}})/)*(\.*[{PCHAR}][.{PCHAR}]*|\.{{3,}})?$");
     let path = json!({"minLength": 1, "maxLength": 1024, "pattern": path});
     let identity = format!("^spiffe://[a-z0-9._-]{{1,255}}(/{SEGMENT})+$");
     let flag = || json!({"enum": [true]});

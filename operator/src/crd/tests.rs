@@ -53,7 +53,7 @@ fn f11_no_text_list_or_map_is_without_a_bound_and_no_field_without_a_word_of_hel
             Some("string") => assert!(has("maxLength"), "{path} has no maxLength"),
             Some("array") => assert!(has("maxItems") && has("items"), "{path} has no maxItems"),
             Some("object") if has("additionalProperties") => {
-                assert!(has("maxProperties"), "{path} has no maxProperties")
+                assert!(has("maxProperties"), "{path} has no maxProperties");
             }
             Some("object") => assert!(has("properties"), "{path} has no fields"),
             Some("boolean" | "integer") => {}

@@ -209,6 +209,10 @@ impl Rule {
             Reading::Rule(_) | Reading::Refused { .. } => None,
         }
     }
+    /// Whether it admits any caller by a whole identity: such a caller may be of any trust domain.
+    pub fn names_identities(&self) -> bool {
+        matches!(&self.reading, Reading::Rule(rule) if rule.spec.from.iter().any(|from| from.identity.is_some()))
+    }
     /// `namespace/name`.
     pub fn key(&self) -> Key {
         Key { namespace: self.metadata.namespace.clone(), name: self.metadata.name.clone() }

@@ -95,10 +95,10 @@ pub enum Refusal {
     #[error("the certificate of {0} carries no workload UID")]
     NoUid(SpiffeId),
     /// No document has this UID.
-    #[error("no Workload document has the uid {0}")]
+    #[error("no workload has the uid {0}")]
     UnknownUid(WorkloadUid),
     /// The document with this UID gives another identity.
-    #[error("the Workload document with uid {uid} is for another identity than {presented}")]
+    #[error("the workload with uid {uid} has another identity than {presented}")]
     OtherIdentity {
         /// The UID of the certificate.
         uid: WorkloadUid,
@@ -106,7 +106,7 @@ pub enum Refusal {
         presented: SpiffeId,
     },
     /// The document says that it has no sidecar.
-    #[error("the Workload document with uid {0} says meshed: false")]
+    #[error("the workload with uid {0} has no sidecar: its document says meshed: false, or its pod was not injected")]
     NotMeshed(WorkloadUid),
 }
 

@@ -62,7 +62,7 @@ pub(super) fn both(settings: &Settings, wishes: &Wishes, probes: &str, guarantee
         ],
         "ports": [{"name": HEALTH_NAME, "containerPort": HEALTH_PORT, "protocol": "TCP"}],
         // Certificate, configuration, and one connection through the redirect; never again after that. The pod's own init
-        // containers wait for it, and have a network then. A minute of an absent CA is no reason to start over.
+        // containers wait for it, and have a network then. Ten minutes without a CA are no reason to start over.
         "startupProbe": {
             "httpGet": ready,
             "periodSeconds": 1, "timeoutSeconds": 3, "successThreshold": 1, "failureThreshold": 600,

@@ -132,6 +132,23 @@ async fn debugging(world: &World) {
     let told = add(2137).await.expect_err("as the sidecar's user").to_string();
     assert!(told.contains("2137"), "{told}");
     add(1000).await.expect("as anybody else");
+    let image = async |image: &str| {
+        let containers = json!([{"name": "signet-sidecar", "image": image}]);
+        let patch = Patch::Strategic(json!({"spec": {"initContainers": containers}}));
+        api.patch(&live.name_any(), &PatchParams::default(), &patch).await
+    };
+    let told = image("evil/signet-sidecar:1").await.expect_err("out of the mesh while it runs").to_string();
+    assert!(told.contains("the image of signet-sidecar"), "{told}");
+    image("signet/signet-sidecar:0.1.1").await.expect("another version of ours");
+    // A pod that ran before its namespace opted in can still be changed, whatever it has.
+    let late = world.namespace(&json!({})).await;
+    let mut early = pod(&json!({}));
+    early["spec"]["containers"][0]["ports"] = json!([{"containerPort": 15006}]);
+    let early = world.create(&late, &early, false).await.unwrap();
+    world.label(&late, &json!({INJECT: "enabled"})).await.unwrap();
+    let patch = Patch::Merge(json!({"metadata": {"labels": {"seen": "yes"}}}));
+    let pods = Api::<Pod>::namespaced(world.client.clone(), &late);
+    pods.patch(&early.name_any(), &PatchParams::default(), &patch).await.expect("not in the mesh");
     let mut copy = serde_json::to_value(&live).unwrap();
     copy["metadata"] = json!({"generateName": "copy-", "annotations": copy["metadata"]["annotations"]});
     copy["spec"]["containers"].as_array_mut().unwrap().push(json!({"name": "debugger", "image": "x"}));

@@ -2,6 +2,7 @@
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 mod guard;
 mod helm;
+mod installed;
 mod rendered;
 mod webhook;
 mod world;

@@ -49,6 +49,29 @@ impl World {
         }
     }
 
+    /// Runs helm against this API server, on the release `signet` of the control namespace.
+    pub(crate) fn helm(&self, verb: &str, set: &[&str]) -> Result<(), String> {
+        let (chart, kubeconfig) = (helm::chart(), self.server.kubeconfig());
+        let mut arguments = vec![verb, "signet"];
+        match verb {
+            "install" | "upgrade" => arguments.push(chart.to_str().unwrap()),
+            "uninstall" => arguments.push("--no-hooks"),
+            _ => {}
+        }
+        arguments.extend(["--namespace", &self.control, "--kubeconfig", kubeconfig.to_str().unwrap()]);
+        for setting in set {
+            arguments.extend(["--set", setting]);
+        }
+        let output = helm::run(&self.helm, &arguments);
+        if output.status.success() { Ok(()) } else { Err(String::from_utf8_lossy(&output.stderr).into_owned()) }
+    }
+
+    /// A client that may do what the chart allows this service account.
+    pub(crate) async fn client_of(&self, account: &str) -> Client {
+        let token = signet_apiserver::token(&self.client, &self.control, account, json!({"audiences": []})).await;
+        signet_apiserver::client(&self.server.kubeconfig_for(account, &token)).await
+    }
+
     /// A namespace with these labels, as a user makes it.
     pub(crate) async fn namespace(&self, labels: &Value) -> String {
         let name = self.server.namespace("shop").await;

@@ -158,11 +158,12 @@ fn destination(destination: &Destination) -> Value {
         Destination::Unknown => json!("unknown"),
         Destination::Unmeshed => json!("unmeshed"),
         Destination::Workload(endpoint) => json!({"workload": self::endpoint(endpoint)}),
-        Destination::Service(ports) => {
+        Destination::Service(ports) | Destination::Node(ports) => {
             let mut ports: Vec<_> = ports.iter().collect();
             ports.sort_by_key(|(port, _)| **port);
             let one = |(port, endpoints): (&u16, &Vec<Endpoint>)| json!({"port": port, "endpoints": endpoints.iter().map(endpoint).collect::<Vec<_>>()});
-            json!({"service": ports.into_iter().map(one).collect::<Vec<_>>()})
+            let kind = if matches!(destination, Destination::Node(_)) { "node" } else { "service" };
+            json!({kind: ports.into_iter().map(one).collect::<Vec<_>>()})
         }
     }
 }

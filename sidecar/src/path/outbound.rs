@@ -134,11 +134,10 @@ async fn route(shared: &Shared, to: SocketAddr) -> Result<Route, Refusal> {
                 }
                 Some(Destination::Service(ports)) => {
                     let endpoints = ports.get(&to.port()).ok_or(Refusal::NoServicePort(to.ip(), to.port()))?;
-                    return if endpoints.is_empty() {
-                        Err(Refusal::NoEndpoint(to))
-                    } else {
-                        Ok(Route::Endpoints(endpoints.clone()))
-                    };
+                    return among(endpoints, to);
+                }
+                Some(Destination::Node(ports)) => {
+                    return ports.get(&to.port()).map_or_else(plain, |endpoints| among(endpoints, to));
                 }
                 Some(Destination::Unmeshed) => return plain(),
                 Some(Destination::Unknown) | None if !state.may_be_meshed(to.ip()) => return plain(),
@@ -158,6 +157,10 @@ async fn route(shared: &Shared, to: SocketAddr) -> Result<Route, Refusal> {
             });
         }
     }
+}
+
+fn among(endpoints: &[Endpoint], to: SocketAddr) -> Result<Route, Refusal> {
+    if endpoints.is_empty() { Err(Refusal::NoEndpoint(to)) } else { Ok(Route::Endpoints(endpoints.to_vec())) }
 }
 
 async fn through_mesh(

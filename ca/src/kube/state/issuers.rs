@@ -177,7 +177,15 @@ impl ClusterState {
     /// Reads the records as the API server has them.
     pub(super) async fn read_issuers(&self) -> Result<(), StoreError> {
         let read = within("reading the issuer records", self.cluster.config_maps().get_opt(ISSUERS)).await?;
-        *lock(&self.issuers) = Records::read(read)?;
+        self.know_issuers(read)
+    }
+
+    /// Takes what was read, unless what is known came later.
+    fn know_issuers(&self, object: Option<ConfigMap>) -> Result<(), StoreError> {
+        let mut known = lock(&self.issuers);
+        if object.as_ref().is_none_or(|object| not_older(known.object.as_ref(), object)) {
+            *known = Records::read(object)?;
+        }
         Ok(())
     }
 
@@ -200,10 +208,7 @@ impl ClusterState {
             };
             self.written(began, &outcome);
             match outcome {
-                Ok(object) => {
-                    *lock(&self.issuers) = Records::read(Some(object))?;
-                    return Ok(());
-                }
+                Ok(object) => return self.know_issuers(Some(object)),
                 Err(error) if error.is_conflict() || error.is_not_found() => self.read_issuers().await?,
                 Err(error) => return Err(error.into()),
             }
@@ -217,13 +222,8 @@ impl ClusterState {
         while let Some(event) = events.next().await {
             match event {
                 Ok(object) => {
-                    let mut known = lock(&self.issuers);
-                    if object.as_ref().is_some_and(|object| !not_older(known.object.as_ref(), object)) {
-                        continue;
-                    }
-                    match Records::read(object) {
-                        Ok(read) => *known = read,
-                        Err(error) => tracing::error!(%error, "the issuer records are not what this program writes"),
+                    if let Err(error) = self.know_issuers(object) {
+                        tracing::error!(%error, "the issuer records are not what this program writes");
                     }
                 }
                 Err(error) => tracing::warn!(%error, "the issuer records are not watched; trying again"),

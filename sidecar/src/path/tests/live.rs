@@ -174,7 +174,8 @@ fn our_certificate_ends_though_the_wall_clock_was_set_back() {
             Shared::with_clock(settings(), credentials, view, socket::Sources::default(), Reporter::default(), clock);
         assert!(shared.usable_svid().is_ok());
         let hour = Duration::from_secs(3600);
-        *hand.lock().unwrap() = Moment { wall: start.wall - hour, boot: start.boot + Duration::from_secs(60) };
+        *hand.lock().unwrap() =
+            Moment { wall: start.wall.saturating_sub(hour), boot: start.boot + Duration::from_secs(60) };
         assert!(shared.usable_svid().is_ok(), "a minute old");
         *hand.lock().unwrap() = Moment { wall: start.wall, boot: start.boot + hour + Duration::from_secs(1) };
         assert_eq!(shared.usable_svid().err().unwrap().code(), "svid_expired");
