@@ -49,11 +49,12 @@ images: $(if $(FAST),fast,build) ## one container image for each program, as OCI
 fast:
 	$(STATIC) cargo build --locked --profile fast --workspace --bins
 
-cluster: fast ## a Kubernetes cluster of two nodes on this machine, with our images; prints its KUBECONFIG
+cluster: fast ## a Kubernetes cluster of two nodes on this machine, Signet installed in it; prints its KUBECONFIG
 	tests/setup cluster
 	$(OUT)/fast/signet-images $(OUT)/fast $(OUT)/images docker.io/signet $(TAG) $(PROGRAMS)
 	$(OUT)/fast/signet-images $(OUT)/fast $(OUT)/images docker.io/signet test signet-workload
 	tests/cluster/up $(DIR) $(foreach p,$(PROGRAMS) signet-workload,$(OUT)/images/$(p).tar)
+	KUBECONFIG=$(DIR)/kubeconfig $$(tests/cluster/build)/helm install signet charts/signet -n signet-system --create-namespace --wait
 	@echo 'export PATH=$(or $(XDG_CACHE_HOME),$(HOME)/.cache)/signet/cluster/bin:$$PATH'
 
 cluster-down: ## removes every trace of that cluster
