@@ -153,8 +153,7 @@ pub async fn carry(caller: &mut dyn Side, destination: &mut dyn Side, live: &Liv
     .await;
     result.map_err(|broken| {
         // Whatever broke first: when the tunnel below was cut, that is why.
-        let cut = live.tunnel.as_ref().and_then(|tunnel| tunnel.cut.thrown());
-        let broken = cut.map_or(broken, Broken::Cut);
+        let broken = live.tunnel.as_ref().and_then(|tunnel| tunnel.cut.thrown()).map_or(broken, Broken::Cut);
         let said = if let Broken::Cut(reason) = &broken { Some(*reason) } else { None };
         caller.abort(said);
         destination.abort(said);

@@ -111,8 +111,7 @@ async fn route(shared: &Shared, to: SocketAddr) -> Result<Option<Vec<Endpoint>>,
             match shared.view.destination(to.ip()).as_deref() {
                 Some(Destination::Workload(endpoint)) => return Ok(one(endpoint.address, endpoint.peer.clone())),
                 Some(Destination::Service(ports)) => {
-                    let endpoints = ports.get(&to.port()).ok_or(Refusal::NoServicePort(to.ip(), to.port()))?;
-                    return Ok(Some(endpoints.clone()));
+                    return ports.get(&to.port()).cloned().map(Some).ok_or(Refusal::NoServicePort(to.ip(), to.port()));
                 }
                 Some(Destination::Node(ports)) => {
                     return Ok(ports.get(&to.port()).cloned().or_else(|| one(to.ip(), None)));
