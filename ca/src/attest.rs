@@ -3,20 +3,27 @@
 //!
 //! - `join_token` exchanges a one-time token for the registration of a host key;
 //! - `host_key` attests every issuance after that, by a signature over the CA's fresh nonce;
-//! - `nonces` makes those nonces, without memory for the ones that were not used.
+//! - `nonces` makes those nonces, without memory for the ones that were not used;
+//! - `kubernetes` takes a pod's projected token to the cluster that it came from, and `renewal` stands in while the cluster
+//!   cannot answer, by `receipt`s of what it said before.
 //!
 //! Called by `service`, which has checked sizes and rates before.
 pub mod host_key;
 pub mod join_token;
+pub mod kubernetes;
 pub mod nonces;
+pub mod receipt;
+pub mod renewal;
 
 use crate::{
     certificate::{CertificateError, RequestError},
     issuing::IssuingError,
+    kube::ClusterError,
     limits::{BenchError, Busy},
-    store::{JournalError, RedeemError, StoreError},
+    store::{JournalError, Place, RedeemError, StoreError},
 };
 use signet_identity::{SpiffeId, TrustDomain, WorkloadUid};
+use std::time::Duration;
 
 /// Who the caller is, and how we know.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -29,6 +36,8 @@ pub struct Attested {
     pub attestor: &'static str,
     /// The host key that vouched.
     pub host_key: Option<String>,
+    /// The pod that it is.
+    pub place: Option<Place>,
 }
 
 /// Why a request is refused. The text goes to the caller: it helps an honest one and tells a dishonest one nothing about
@@ -61,6 +70,12 @@ pub enum Refusal {
     /// The join token or what it is bound to.
     #[error(transparent)]
     Redeem(RedeemError),
+    /// A pod, its token or its address.
+    #[error(transparent)]
+    Pod(#[from] kubernetes::PodRefusal),
+    /// The cluster cannot say who this is: denied (F2), unless a valid certificate is renewed.
+    #[error("the cluster's API server cannot be asked who this pod is, and no valid certificate is renewed")]
+    Cluster(#[source] ClusterError),
     /// The certificate request.
     #[error(transparent)]
     Request(#[from] RequestError),
@@ -83,6 +98,11 @@ pub enum Refusal {
     /// The state cannot be read or written: denied (F2).
     #[error("the CA's state is not available")]
     Store(#[source] StoreError),
+    /// The disk, most likely: nothing was handed out, and the same request may be made again.
+    #[error(
+        "the CA could not answer within {0:?}: its disk or its processors are too slow; nothing was handed out, ask again"
+    )]
+    Slow(Duration),
     /// A defect of ours: the certificate that was made is not the one that was meant, or the work was broken off.
     #[error("internal error; see the CA's log")]
     Internal(#[source] Box<dyn std::error::Error + Send + Sync>),
@@ -140,11 +160,24 @@ impl Refusal {
             Self::Redeem(RedeemError::Unknown) => "join_token",
             Self::Redeem(RedeemError::UidTaken) => "uid_taken",
             Self::Redeem(_) => "host_key_taken",
+            Self::Pod(refusal) => match refusal {
+                kubernetes::PodRefusal::Token => "pod_token",
+                kubernetes::PodRefusal::NotBound => "pod_not_bound",
+                kubernetes::PodRefusal::Gone => "pod_gone",
+                kubernetes::PodRefusal::Other(_) => "pod_other",
+                kubernetes::PodRefusal::Ended => "pod_ended",
+                kubernetes::PodRefusal::Terminating => "pod_terminating",
+                kubernetes::PodRefusal::Address(_) => "pod_address",
+                kubernetes::PodRefusal::NotPublished => "pod_address_not_published",
+                kubernetes::PodRefusal::Renewal(_) => "renewal",
+            },
+            Self::Cluster(_) => "api_server",
             Self::Request(_) => "certificate_request",
             Self::Busy(_) => "busy",
             Self::ClockBehind { .. } => "clock_behind",
             Self::Issuing(_) => "no_issuing_ca",
             Self::Store(_) => "store",
+            Self::Slow(_) => "slow",
             Self::Internal(_) => "internal",
         }
     }

@@ -1,6 +1,6 @@
 //! The configuration file of `signet-ca`; every key, its default and its bounds. Read once, before any socket is opened.
-use crate::{limits::Rate, root};
-use signet_enroll::settings::{File, LogSettings, Problems, Table};
+use crate::{limits::Rate, root, state_dir::private_directory};
+use signet_enroll::settings::{File, LogSettings, Problems, Setting, Table, Unfit, Value};
 use signet_identity::{SpiffeId, TrustDomain, profile};
 use std::{
     net::SocketAddr,
@@ -21,9 +21,9 @@ pub struct Config {
     pub control_namespace: String,
     /// `listen`: gRPC over TLS; `0.0.0.0:15012`.
     pub listen: SocketAddr,
-    /// `health`: `/healthz`, `/readyz`, `/metrics`, on loopback; `127.0.0.1:15022`.
+    /// `health`: `/healthz`, `/readyz`, `/metrics`, on loopback (in a cluster on any address); `127.0.0.1:15022`.
     pub health: SocketAddr,
-    /// `state_dir`: root key and store; `/var/lib/signet-ca`.
+    /// `state_dir`: root key and store; `/var/lib/signet-ca`. In a cluster there is none.
     pub state_dir: PathBuf,
     /// `admin_socket`: for `signet token`; `admin.sock` in the state directory.
     pub admin_socket: PathBuf,
@@ -33,6 +33,45 @@ pub struct Config {
     pub limits: Limits,
     /// `[log]`.
     pub log: LogSettings,
+    /// `[kubernetes]`: the state is in a cluster, and its pods are attested. Absent: a state directory, and hosts that join.
+    pub kubernetes: Option<Kubernetes>,
+}
+
+/// `[kubernetes]`; nothing in it has to be set.
+#[derive(Debug, Clone)]
+pub struct Kubernetes {
+    /// `kubeconfig`: for a CA outside the cluster; inside it is told by its environment.
+    pub kubeconfig: Option<PathBuf>,
+    /// `peer_address`: `require`.
+    pub peer_address: PeerAddress,
+    /// `instance`: names this replica in its issuer records; `HOSTNAME`, which is the pod's name.
+    pub instance: String,
+}
+
+/// What becomes of a caller whose address is not one of its pod's.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum PeerAddress {
+    /// It is refused.
+    #[default]
+    Require,
+    /// It is written down: for clusters that rewrite addresses between pods.
+    Record,
+}
+
+impl Setting for PeerAddress {
+    fn read(value: &Value<'_>) -> Result<Self, Unfit> {
+        match String::read(value)?.as_str() {
+            "require" => Ok(Self::Require),
+            "record" => Ok(Self::Record),
+            _ => Err(Unfit::default()),
+        }
+    }
+    fn show(&self) -> String {
+        match self {
+            Self::Require => "\"require\"".into(),
+            Self::Record => "\"record\"".into(),
+        }
+    }
 }
 
 /// `[lifetimes]`: durations of whole seconds.
@@ -65,6 +104,9 @@ pub struct Limits {
     pub failures: Rate,
     /// `watches`: open trust streams; 20000.
     pub watches: usize,
+    /// `answer_time`: how long a request may take, the disk included; `8s`. Then its caller is told to ask again; clients
+    /// wait for 15 s.
+    pub answer_time: Duration,
 }
 
 impl Config {
@@ -79,10 +121,31 @@ impl Config {
         let control_namespace = top.or("control_namespace", "signet-system".to_owned(), "a namespace");
         let listen = top.or("listen", SocketAddr::from(([0, 0, 0, 0], 15012)), "an address such as 0.0.0.0:15012");
         let health = top.or("health", SocketAddr::from(([127, 0, 0, 1], 15022)), "an address such as 127.0.0.1:15022");
-        let health = health
-            .filter(|address| top.check("health", address.ip().is_loopback(), "a loopback address: it is plaintext"));
-        let state_dir = top.or("state_dir", PathBuf::from(DEFAULT_STATE_DIR), "a directory");
+        let kubernetes = kubernetes(&mut top.table("kubernetes"));
+        let in_cluster = matches!(kubernetes, Some(Some(_)));
+        let health = health.filter(|address| {
+            let want = "a loopback address: it is plaintext";
+            top.check("health", in_cluster || address.ip().is_loopback(), want)
+        });
+        let state_dir: Option<Option<PathBuf>> = top.optional("state_dir", "a directory");
+        let state_dir = state_dir.filter(|configured| {
+            let path = configured.as_deref().unwrap_or(Path::new(DEFAULT_STATE_DIR));
+            // One that is not there yet is made at the start, and in a cluster there is none.
+            let problem = (!in_cluster && path.exists()).then(|| private_directory(path).err()).flatten();
+            if let Some(problem) = &problem {
+                top.refuse("state_dir", &problem.to_string(), "a directory that only this user may enter");
+            }
+            problem.is_none()
+        });
         let admin_socket: Option<Option<PathBuf>> = top.optional("admin_socket", "the path of a Unix socket");
+        for (key, set) in [("state_dir", &state_dir), ("admin_socket", &admin_socket)] {
+            let absent = !matches!(set, Some(Some(_)));
+            top.check(
+                key,
+                absent || !in_cluster,
+                "no such key beside [kubernetes]: the state is in the cluster, and pods need no join tokens",
+            );
+        }
         if let (Some(td), Some(namespace)) = (&trust_domain, &control_namespace) {
             let fits = SpiffeId::workload(td, namespace, "signet-ca").is_ok();
             top.check("control_namespace", fits, "a namespace of a-z A-Z 0-9 . _ -");
@@ -91,7 +154,7 @@ impl Config {
         let limits = limits(&mut top.table("limits"));
         let log = LogSettings::read(&mut top.table("log"));
         file.finish(|| {
-            let state_dir = state_dir?;
+            let state_dir = state_dir?.unwrap_or_else(|| PathBuf::from(DEFAULT_STATE_DIR));
             Some(Self {
                 trust_domain: trust_domain?,
                 control_namespace: control_namespace?,
@@ -102,6 +165,7 @@ impl Config {
                 lifetimes: lifetimes?,
                 limits: limits?,
                 log: log?,
+                kubernetes: kubernetes?,
             })
         })
     }
@@ -112,6 +176,20 @@ impl Lifetimes {
     pub fn authorities(&self) -> root::Lifetimes {
         root::Lifetimes { root: self.root, issuing: self.issuing }
     }
+}
+
+#[allow(clippy::option_option, reason = "wrong, absent, and there are three answers, as everywhere in the reader")]
+fn kubernetes(table: &mut Table<'_>) -> Option<Option<Kubernetes>> {
+    let kubeconfig = table.optional("kubeconfig", "path of a kubeconfig");
+    let peer_address = table.or("peer_address", PeerAddress::Require, "\"require\" or \"record\"");
+    let instance: Option<Option<String>> = table.optional("instance", "a name for this replica");
+    if !table.present() {
+        return Some(None);
+    }
+    let instance = instance?.or_else(|| std::env::var("HOSTNAME").ok()).filter(|name| !name.is_empty());
+    let good = instance.as_ref().is_some_and(|name| name.len() <= 253);
+    table.check("instance", good, "a name for this replica of at most 253 bytes (HOSTNAME is not set)");
+    Some(Some(Kubernetes { kubeconfig: kubeconfig?, peer_address: peer_address?, instance: instance? }))
 }
 
 fn lifetimes(table: &mut Table<'_>) -> Option<Lifetimes> {
@@ -150,6 +228,8 @@ fn limits(table: &mut Table<'_>) -> Option<Limits> {
     let address = rate(table, "per_address", "per_address_burst", Rate { per_second: 200, burst: 1000 });
     let failures = rate(table, "failures", "failures_burst", Rate { per_second: 5, burst: 50 });
     let watches = table.ranged("watches", 20_000_usize, 1..=1_000_000);
+    let answer_time =
+        table.ranged("answer_time", Duration::from_secs(8), Duration::from_millis(100)..=Duration::from_secs(9));
     Some(Limits {
         signing: signing?,
         waiting: waiting?,
@@ -157,6 +237,7 @@ fn limits(table: &mut Table<'_>) -> Option<Limits> {
         address: address?,
         failures: failures?,
         watches: watches?,
+        answer_time: answer_time?,
     })
 }
 

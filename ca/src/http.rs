@@ -1,5 +1,5 @@
-//! `/healthz`, `/readyz` and `/metrics` on loopback, in plaintext and read-only: the one plaintext port of the CA. Whoever can
-//! reach it learns numbers and nothing that a peer sent.
+//! `/healthz`, `/readyz` and `/metrics` on loopback (in a pod on its address), in plaintext and read-only: the one plaintext port
+//! of the CA. Whoever can reach it learns numbers and nothing that a peer sent.
 use crate::metrics::Metrics;
 use bytes::Bytes;
 use http_body_util::Full;

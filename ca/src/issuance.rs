@@ -9,8 +9,9 @@ use crate::{
     certificate::{self, P256PublicKey, Serial, Template},
     clock::Clock,
     issuing::{Issuing, IssuingCa},
+    ledger::Ledger,
     metrics::Metrics,
-    store::{Entry, Store, StoreError},
+    store::{Entry, StoreError},
 };
 use rustls_pki_types::CertificateDer;
 use std::{
@@ -25,7 +26,7 @@ use std::{
 #[derive(Debug)]
 pub struct Issuance {
     issuing: Arc<Issuing>,
-    store: Arc<Store>,
+    ledger: Ledger,
     clock: Clock,
     metrics: Metrics,
     lifetime: Duration,
@@ -51,13 +52,13 @@ impl Issuance {
     /// Reads the latest record, which the clock must not be behind.
     pub fn new(
         issuing: Arc<Issuing>,
-        store: Arc<Store>,
+        ledger: Ledger,
         clock: Clock,
         metrics: Metrics,
         lifetime: Duration,
     ) -> Result<Self, StoreError> {
-        let last = AtomicU64::new(store.last_record()?);
-        Ok(Self { issuing, store, clock, metrics, lifetime, last })
+        let last = AtomicU64::new(ledger.last_record()?);
+        Ok(Self { issuing, ledger, clock, metrics, lifetime, last })
     }
 
     /// Whether the clock and the issuing CA allow signing now; records how far it signs.
@@ -76,7 +77,7 @@ impl Issuance {
     /// Writes the journal entry; only then is there a chain to hand out, leaf first, without the root.
     pub async fn journal(&self, leaf: Unjournaled) -> Result<Vec<CertificateDer<'static>>, Refusal> {
         let attestor = leaf.entry.attestor;
-        self.store.journal(leaf.entry).await?;
+        self.ledger.journal(leaf.entry).await?;
         self.metrics.issued(attestor);
         Ok(leaf.chain)
     }
@@ -103,6 +104,7 @@ impl Ticket {
             not_before: template.not_before,
             not_after: template.not_after,
             trust_held,
+            place: facts.place,
         };
         let chain = std::iter::once(leaf).chain(self.ca.chain().iter().cloned()).collect();
         Ok(Unjournaled { chain, entry })

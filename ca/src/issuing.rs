@@ -3,9 +3,10 @@
 use crate::{
     certificate::{P256PublicKey, SignError, Signer, authority_key_id},
     clock::Clock,
+    ledger::{Blocks, Ledger},
     metrics::Metrics,
     root::{Upstream, UpstreamError},
-    store::{IssuerRecord, Store, StoreError},
+    store::{IssuerRecord, StoreError},
 };
 use arc_swap::ArcSwapOption;
 use rustls_pki_types::CertificateDer;
@@ -18,8 +19,8 @@ use std::{
     time::Duration,
 };
 
-/// "Signing until" is advanced by at least this many seconds at a time, so that few signatures wait for the store.
-const BLOCK: u64 = 300;
+/// The longest sleep of [`Issuing::keep`], in seconds.
+const LOOK: u64 = 30;
 
 /// One issuing CA.
 #[derive(Debug)]
@@ -28,6 +29,8 @@ pub struct IssuingCa {
     chain: Vec<CertificateDer<'static>>,
     made_at: u64,
     signing_until: AtomicU64,
+    /// The end of the latest leaf that was asked for.
+    furthest: AtomicU64,
 }
 
 impl IssuingCa {
@@ -84,7 +87,7 @@ pub enum IssuingError {
 #[derive(Debug)]
 pub struct Issuing {
     upstream: Box<dyn Upstream>,
-    store: Arc<Store>,
+    ledger: Ledger,
     clock: Clock,
     metrics: Metrics,
     present: ArcSwapOption<IssuingCa>,
@@ -92,13 +95,13 @@ pub struct Issuing {
 
 impl Issuing {
     /// Starts without one; `replace` makes the first.
-    pub fn new(upstream: Box<dyn Upstream>, store: Arc<Store>, clock: Clock, metrics: Metrics) -> Self {
-        Self { upstream, store, clock, metrics, present: ArcSwapOption::empty() }
+    pub fn new(upstream: Box<dyn Upstream>, ledger: impl Into<Ledger>, clock: Clock, metrics: Metrics) -> Self {
+        Self { upstream, ledger: ledger.into(), clock, metrics, present: ArcSwapOption::empty() }
     }
 
     /// Makes a new issuing CA with a new key, records it, and puts it in force. On failure the old one stays.
     pub async fn replace(&self) -> Result<Arc<IssuingCa>, IssuingError> {
-        let last = self.store.last_record()?;
+        let last = self.ledger.last_record()?;
         let now = self.clock.seconds();
         if now < last {
             return Err(IssuingError::ClockBehind { now, last });
@@ -118,8 +121,9 @@ impl Issuing {
             lowest_held: None,
             fenced: false,
         };
-        self.store.add_issuer(record, now).await?;
-        let ca = Arc::new(IssuingCa { signer, chain: signed.chain, made_at: now, signing_until: AtomicU64::new(now) });
+        self.ledger.add_issuer(record, now).await?;
+        let (signing_until, furthest) = (AtomicU64::new(now), AtomicU64::new(now));
+        let ca = Arc::new(IssuingCa { signer, chain: signed.chain, made_at: now, signing_until, furthest });
         self.metrics.issuing_not_after.set(i64::try_from(ca.signer.not_after()).unwrap_or(i64::MAX));
         tracing::info!(not_after = ca.signer.not_after(), replace_at = ca.replace_at(), "made an issuing CA");
         self.present.store(Some(ca.clone()));
@@ -135,14 +139,29 @@ impl Issuing {
     pub async fn ready_until(&self, now: u64, end: u64) -> Result<Arc<IssuingCa>, IssuingError> {
         let ca = self.present(now)?;
         let end = end.min(ca.signer.not_after());
+        ca.furthest.fetch_max(end, Ordering::AcqRel);
         if ca.signing_until.load(Ordering::Acquire) < end {
-            let until = end.saturating_add(BLOCK).min(ca.signer.not_after());
-            if !self.store.extend_issuer(ca.signer.subject_key_id(), until).await? {
-                return Err(IssuingError::Fenced);
-            }
-            ca.signing_until.fetch_max(until, Ordering::AcqRel);
+            self.extend(&ca, end, now).await?;
         }
         Ok(ca)
+    }
+
+    async fn extend(&self, ca: &IssuingCa, end: u64, now: u64) -> Result<(), IssuingError> {
+        let Blocks { block, reserve } = self.ledger.blocks();
+        let until = end.saturating_add(reserve).saturating_add(block).min(ca.signer.not_after());
+        if !self.ledger.extend_issuer(ca.signer.subject_key_id(), until, now).await? {
+            return Err(IssuingError::Fenced);
+        }
+        ca.signing_until.fetch_max(until, Ordering::AcqRel);
+        Ok(())
+    }
+
+    /// Keeps "signing until" as far ahead as the ledger wants it, before a signature has to wait for it.
+    pub async fn look_ahead(&self, now: u64) -> Result<(), IssuingError> {
+        let Ok(ca) = self.present(now) else { return Ok(()) };
+        let furthest = ca.furthest.load(Ordering::Acquire);
+        let wanted = furthest.saturating_add(self.ledger.blocks().reserve).min(ca.signer.not_after());
+        if ca.signing_until.load(Ordering::Acquire) < wanted { self.extend(&ca, furthest, now).await } else { Ok(()) }
     }
 
     /// Replaces the issuing CA at two thirds of its life, for ever. A failure is retried with growing pauses while the old one
@@ -152,8 +171,14 @@ impl Issuing {
         loop {
             let now = self.clock.seconds();
             // Short sleeps, so that a wall clock that was set is noticed.
-            let wait = self.present.load_full().map_or(0, |ca| ca.replace_at().saturating_sub(now)).min(60);
-            if wait > 0 {
+            let present = self.present.load_full();
+            // One that was fenced will never sign again, however long it would live.
+            let fenced = present.as_ref().is_some_and(|ca| self.ledger.is_fenced(ca.signer.subject_key_id()));
+            let wait = present.map_or(0, |ca| ca.replace_at().saturating_sub(now)).min(LOOK);
+            if wait > 0 && !fenced {
+                if let Err(error) = self.look_ahead(now).await {
+                    tracing::warn!(%error, "how far this CA signs could not be recorded ahead; trying again");
+                }
                 tokio::time::sleep(Duration::from_secs(wait)).await;
                 continue;
             }

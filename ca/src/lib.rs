@@ -12,10 +12,11 @@
 //! |---|---|
 //! | [`config`], [`program`] | the file with the settings; what is built from what |
 //! | [`service`], [`limits`] | the four calls of `signet.ca.v1`, from cheap checks to dear ones |
-//! | [`attest`] | join tokens, host keys, nonces: evidence to identity |
+//! | [`attest`] | join tokens, host keys, nonces, pods: evidence to identity |
 //! | [`issuance`], [`certificate`] | the one way by which a leaf leaves |
 //! | [`issuing`], [`root`], [`own`] | the CA's own keys and certificates |
-//! | [`trust`], [`store`] | published trust state; SQLite with group commit |
+//! | [`trust`], [`ledger`] | published trust state; what must be remembered, whoever keeps it |
+//! | [`store`], [`kube`] | SQLite with group commit; the objects of a cluster |
 //! | [`admin`], [`http`], [`metrics`] | the operator's socket; health and numbers on loopback |
 //! | [`state_dir`], [`clock`] | the directory that is ours alone; time, passed in |
 pub mod admin;
@@ -26,6 +27,8 @@ pub mod config;
 pub mod http;
 pub mod issuance;
 pub mod issuing;
+pub mod kube;
+pub mod ledger;
 pub mod limits;
 pub mod metrics;
 pub mod own;

@@ -22,7 +22,7 @@ struct Arguments {
 enum Command {
     /// Serves until SIGTERM; the first run makes the root.
     #[command(
-        after_help = "Example:\n  signet-ca run --config /etc/signet/ca.toml\n\nThe smallest ca.toml:\n  trust_domain = \"example.org\""
+        after_help = "Example:\n  signet-ca run --config /etc/signet/ca.toml\n\nThe smallest ca.toml:\n  trust_domain = \"example.org\"\n\nIn a Kubernetes cluster, whose pods it then attests:\n  trust_domain = \"example.org\"\n  [kubernetes]"
     )]
     Run {
         /// The configuration file (TOML).

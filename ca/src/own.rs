@@ -35,7 +35,7 @@ impl Own {
         let internal = |error: Box<dyn std::error::Error + Send + Sync>| Refusal::Internal(error);
         let key = PrivateKey::generate().map_err(|error| internal(error.into()))?;
         let public = P256PublicKey::from_spki(&key.public_key_der()).map_err(|error| internal(error.into()))?;
-        let facts = Attested { id: self.reserved.ca.clone(), uid: None, attestor: "self", host_key: None };
+        let facts = Attested { id: self.reserved.ca.clone(), uid: None, attestor: "self", host_key: None, place: None };
         let held = self.publisher.newest().state.sequence;
         let leaf = self.issuance.prepare().await?.sign(facts, &public, held)?;
         let chain = self.issuance.journal(leaf).await?;

@@ -1,24 +1,27 @@
 //! The composition root: what the CA is built from, in the order in which it must come to life, and how it ends.
 //!
 //! ```text
-//! state directory ─ store ─ trust state ─ root ─ issuing CA ─ own certificate      (nothing is open yet)
-//!   └▶ gRPC over TLS, health on loopback, admin socket
+//! files:   state directory ─ store ─┐
+//! cluster: API server ─ its objects ┴▶ ledger ─ trust state ─ root ─ issuing CA ─ own certificate   (nothing is open yet)
+//!   └▶ gRPC over TLS, health (and, with files, the admin socket)
 //! ```
+mod cluster;
+mod files;
+
 use crate::{
-    admin::server as admin,
     attest::{Reserved, nonces::Nonces},
     clock::Clock,
     config::Config,
     http,
     issuance::Issuance,
     issuing::Issuing,
+    ledger::Ledger,
     limits::{Bench, Buckets},
     metrics::Metrics,
     own::Own,
     root::LocalRoot,
-    service::{MAX_MESSAGE, Parts, Routes, Service},
-    state_dir::StateDir,
-    store::{Closed, Store},
+    service::{Callers, MAX_MESSAGE, Parts, Routes, Service},
+    store::Closed,
     trust::Publisher,
 };
 use anyhow::Context;
@@ -26,7 +29,7 @@ use rustls_pki_types::CertificateDer;
 use signet_enroll::serve_tls;
 use signet_identity::{Bundle, ClientAuth, Credentials, TrustDomain};
 use signet_proto::ca::certificate_authority_server::CertificateAuthorityServer;
-use std::{fs::OpenOptions, net::SocketAddr, os::unix::fs::OpenOptionsExt, sync::Arc, time::Duration};
+use std::{io::Write, net::SocketAddr, pin::Pin, sync::Arc, time::Duration};
 use tokio::{
     net::TcpListener,
     sync::watch,
@@ -34,8 +37,6 @@ use tokio::{
     time::timeout,
 };
 
-/// The bundle for operators to copy to those who join, PEM, mode 0644.
-pub const BUNDLE: &str = "bundle.pem";
 /// How long open requests may take after the signal to stop.
 const GRACE: Duration = Duration::from_secs(5);
 /// Keys of buckets that are busy at the same time; a flood of addresses beyond it is refused, not remembered (F26).
@@ -51,35 +52,52 @@ pub struct Running {
     stop: watch::Sender<bool>,
     server: JoinHandle<Result<(), tonic::transport::Error>>,
     tasks: JoinSet<()>,
-    store_closed: Closed,
-    // Held as long as anything runs.
-    _state: Arc<StateDir>,
+    store_closed: Option<Closed>,
 }
 
-/// Brings a CA to life; returns once it serves.
+/// What lies below everything else, and differs between files and a cluster.
+struct Foundation {
+    ledger: Ledger,
+    publisher: Arc<Publisher>,
+    root: LocalRoot,
+    callers: Callers,
+    /// What the listener serves with, once there is a certificate.
+    credentials: Arc<Credentials>,
+    /// Work that goes on for ever.
+    chores: Vec<Chore>,
+    /// Resolves when the store has ended, where there is one.
+    closed: Option<Closed>,
+}
+
+/// Ends only when something is wrong.
+type Chore = Pin<Box<dyn Future<Output = ()> + Send>>;
+
+/// Brings a CA to life; returns once it serves. In a cluster its journal goes to standard output.
 pub async fn start(config: Config, clock: Clock) -> anyhow::Result<Running> {
+    start_with(config, clock, Box::new(std::io::stdout())).await
+}
+
+/// The same with another place for the lines of a cluster's journal.
+pub async fn start_with(config: Config, clock: Clock, journal: Box<dyn Write + Send>) -> anyhow::Result<Running> {
     let metrics = Metrics::default();
-    let state = Arc::new(StateDir::open(&config.state_dir)?);
-    let (store, store_closed) = open_store(&state, &config.trust_domain, &metrics)?;
-    let store = Arc::new(store);
-    let publisher = Arc::new(Publisher::open(store.clone(), clock.clone(), metrics.clone())?);
-    let root = open_root(&state, &publisher, &config, &clock)?;
+    let foundation = match &config.kubernetes {
+        None => files::lay(&config, &clock, &metrics).await?,
+        Some(settings) => cluster::lay(&config, settings, &clock, &metrics, journal).await?,
+    };
+    let Foundation { ledger, publisher, root, callers, credentials, chores, closed } = foundation;
     metrics.root_not_after.set(i64::try_from(root.not_after()).unwrap_or(i64::MAX));
     if root.not_after().saturating_sub(clock.seconds()) < config.lifetimes.root.as_secs() / 6 {
         tracing::warn!(not_after = root.not_after(), "the root ends soon, and everything below it with it");
     }
-    publish_root(&publisher, &config.trust_domain, root.certificate()).await?;
-    write_bundle(&state, &publisher, &config.trust_domain)?;
 
-    store.fence_issuers().await?;
-    let issuing = Arc::new(Issuing::new(Box::new(root), store.clone(), clock.clone(), metrics.clone()));
+    ledger.fence_issuers().await?;
+    let issuing = Arc::new(Issuing::new(Box::new(root), ledger.clone(), clock.clone(), metrics.clone()));
     issuing.replace().await?;
     let lifetime = config.lifetimes.leaf;
-    let issuance = Arc::new(Issuance::new(issuing.clone(), store.clone(), clock.clone(), metrics.clone(), lifetime)?);
-    let reserved = Reserved::new(&config.trust_domain, &config.control_namespace)?;
+    let issuance = Arc::new(Issuance::new(issuing.clone(), ledger.clone(), clock.clone(), metrics.clone(), lifetime)?);
     let own = Own {
-        credentials: Credentials::new(publisher.newest().state.clone())?,
-        reserved: reserved.clone(),
+        credentials: credentials.clone(),
+        reserved: Reserved::new(&config.trust_domain, &config.control_namespace)?,
         issuance: issuance.clone(),
         publisher: publisher.clone(),
         clock: clock.clone(),
@@ -91,14 +109,13 @@ pub async fn start(config: Config, clock: Clock) -> anyhow::Result<Running> {
         TcpListener::bind(address).await.with_context(|| format!("cannot listen on {address}"))
     };
     let (listener, health) = (bind(config.listen).await?, bind(config.health).await?);
-    let admin_listener = admin::listen(&config.admin_socket)?;
     let (listen, health_address) = (listener.local_addr()?, health.local_addr()?);
     let (stop, stopping) = watch::channel(false);
-    let incoming = serve_tls(listener, &own.credentials, ClientAuth::None);
+    let incoming = serve_tls(listener, &credentials, ClientAuth::None);
     metrics.watch_listener(incoming.counters());
     let limits = config.limits;
     let service = Service::new(Parts {
-        store: store.clone(),
+        callers,
         issuance: issuance.clone(),
         publisher: publisher.clone(),
         bench: Bench::new(limits.signing, limits.waiting),
@@ -109,28 +126,22 @@ pub async fn start(config: Config, clock: Clock) -> anyhow::Result<Running> {
         failures: Buckets::new(limits.failures, BUSY_KEYS),
         by_workload: Buckets::new(limits.workload, BUSY_KEYS),
         watches: Arc::new(tokio::sync::Semaphore::new(limits.watches)),
+        answer_time: limits.answer_time,
         stopping: stopping.clone(),
     });
     let server = tokio::spawn(serve_grpc(incoming, service, stopping));
 
     let mut tasks = JoinSet::new();
-    let admin = admin::Admin {
-        store: store.clone(),
-        publisher: publisher.clone(),
-        reserved,
-        trust_domain: config.trust_domain.clone(),
-        token_lifetime: config.lifetimes.join_token,
-        clock: clock.clone(),
-    };
-    tasks.spawn(admin::serve(admin_listener, Arc::new(admin)));
-    tasks.spawn(http::serve(health, metrics, readiness(store.clone(), issuance)));
-    let credentials = own.credentials.clone();
+    for chore in chores {
+        tasks.spawn(chore);
+    }
+    tasks.spawn(http::serve(health, metrics, readiness(ledger.clone(), issuance)));
     tasks.spawn(async move { issuing.keep().await });
     tasks.spawn(async move { own.keep(own_life).await });
-    tasks.spawn(tidy(store, clock, config.lifetimes.journal));
-    tasks.spawn(follow_trust(state.clone(), publisher, credentials, config.trust_domain.clone()));
+    tasks.spawn(tidy(ledger, clock, config.lifetimes.journal));
+    tasks.spawn(follow_trust(publisher, credentials));
     tracing::info!(%listen, health = %health_address, trust_domain = %config.trust_domain, "signet-ca serves");
-    Ok(Running { listen, health: health_address, stop, server, tasks, store_closed, _state: state })
+    Ok(Running { listen, health: health_address, stop, server, tasks, store_closed: closed })
 }
 
 impl Running {
@@ -138,7 +149,7 @@ impl Running {
     pub async fn failed(&mut self) -> anyhow::Error {
         tokio::select! {
             ended = &mut self.server => anyhow::anyhow!("the gRPC server ended: {ended:?}"),
-            _ = &mut self.store_closed => anyhow::anyhow!("the store's writer ended"),
+            () = ended(&mut self.store_closed) => anyhow::anyhow!("the store's writer ended"),
             ended = self.tasks.join_next() => anyhow::anyhow!("a task that must not end has ended: {ended:?}"),
         }
     }
@@ -152,34 +163,19 @@ impl Running {
             self.server.abort();
         }
         self.tasks.shutdown().await;
-        if timeout(GRACE, self.store_closed).await.is_err() {
+        if timeout(GRACE, ended(&mut self.store_closed)).await.is_err() && self.store_closed.is_some() {
             tracing::warn!("the store was still in use when the program ended; SQLite recovers from that");
         }
     }
 }
 
-fn open_store(state: &StateDir, trust_domain: &TrustDomain, metrics: &Metrics) -> anyhow::Result<(Store, Closed)> {
-    let path = state.file("state.db");
-    // Made here so that its mode does not hang on the umask; SQLite gives its other files the same.
-    OpenOptions::new().create(true).append(true).mode(0o600).open(&path).with_context(|| path.display().to_string())?;
-    Store::open(&path, trust_domain, metrics.clone()).with_context(|| path.display().to_string())
-}
-
-fn open_root(state: &StateDir, publisher: &Publisher, config: &Config, clock: &Clock) -> anyhow::Result<LocalRoot> {
-    let newest = publisher.newest();
-    let mut published = newest.state.bundles.get(&config.trust_domain).map(|b| b.roots.clone()).unwrap_or_default();
-    if published.is_empty()
-        && let Some(pem) = state.read(BUNDLE)?
-    {
-        // The store is gone but the bundle was published: that too is no moment for a new root.
-        let path = state.file(BUNDLE);
-        let bundle = Bundle::from_pem(&pem).with_context(|| {
-            format!("{} is not a bundle; move it away if no workload was ever given it", path.display())
-        })?;
-        published = bundle.roots;
+/// Resolves when the store has ended; never where there is none.
+async fn ended(closed: &mut Option<Closed>) {
+    match closed {
+        // That its thread is gone without a word is an end, too.
+        Some(closed) => _ = closed.await,
+        None => std::future::pending().await,
     }
-    let authorities = config.lifetimes.authorities();
-    Ok(LocalRoot::open(state, &config.trust_domain, &published, clock.seconds(), authorities)?)
 }
 
 async fn publish_root(
@@ -194,14 +190,6 @@ async fn publish_root(
         }
     };
     publisher.publish(add).await?;
-    Ok(())
-}
-
-fn write_bundle(state: &StateDir, publisher: &Publisher, trust_domain: &TrustDomain) -> anyhow::Result<()> {
-    let newest = publisher.newest();
-    if let Some(bundle) = newest.state.bundles.get(trust_domain) {
-        state.write(BUNDLE, bundle.to_pem().as_bytes(), 0o644)?;
-    }
     Ok(())
 }
 
@@ -228,42 +216,35 @@ async fn serve_grpc(
         .await
 }
 
-/// Ready: the store answers, the clock is not behind, and an issuing CA is in force.
-fn readiness(store: Arc<Store>, issuance: Arc<Issuance>) -> http::Readiness {
+/// Ready: the state can be reached, the clock is not behind, and an issuing CA is in force.
+fn readiness(ledger: Ledger, issuance: Arc<Issuance>) -> http::Readiness {
     Arc::new(move || {
-        let (store, issuance) = (store.clone(), issuance.clone());
+        let (ledger, issuance) = (ledger.clone(), issuance.clone());
         Box::pin(async move {
-            store.check().await.map_err(|error| error.to_string())?;
+            ledger.check().await.map_err(|error| error.to_string())?;
             issuance.prepare().await.map(|_| ()).map_err(|error| error.to_string())
         })
     })
 }
 
-async fn tidy(store: Arc<Store>, clock: Clock, keep: Duration) {
+async fn tidy(ledger: Ledger, clock: Clock, keep: Duration) {
     loop {
         tokio::time::sleep(Duration::from_mins(1)).await;
-        let now = clock.seconds();
-        if let Err(error) = store.tidy(now, now.saturating_sub(keep.as_secs())).await {
-            tracing::warn!(%error, "housekeeping in the store failed; trying again in a minute");
+        if let Err(error) = ledger.tidy(clock.seconds(), keep).await {
+            tracing::warn!(%error, "housekeeping failed; trying again in a minute");
         }
     }
 }
 
-/// Takes each newer trust state into the listener's credentials and the bundle file.
-async fn follow_trust(
-    state: Arc<StateDir>,
-    publisher: Arc<Publisher>,
-    credentials: Arc<Credentials>,
-    trust_domain: TrustDomain,
-) {
+/// Takes each newer trust state into the listener's credentials.
+async fn follow_trust(publisher: Arc<Publisher>, credentials: Arc<Credentials>) {
     let mut newest = publisher.watch();
+    // One may have come between the making of the credentials and now.
+    newest.mark_changed();
     while newest.changed().await.is_ok() {
         let published = newest.borrow_and_update().clone();
         if let Err(error) = credentials.adopt_trust(published.state.clone()) {
             tracing::error!(%error, "the CA did not take its own trust state");
-        }
-        if let Err(error) = write_bundle(&state, &publisher, &trust_domain) {
-            tracing::error!(%error, "the bundle file was not written");
         }
     }
 }

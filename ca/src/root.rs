@@ -1,5 +1,5 @@
 //! Where issuing CAs get their certificates: the trait behind which any upstream can stand, and the local root, whose key
-//! lies in the state directory. Opened by `program` before anything listens.
+//! lies in the state directory or, in a cluster, in a Secret. Opened by `program` before anything listens.
 use crate::{
     certificate::{self, CertificateError, P256PublicKey, Serial, SignError, Signer, Template},
     state_dir::{StateDir, StateDirError},
@@ -44,7 +44,7 @@ pub trait Upstream: Send + Sync + fmt::Debug {
     fn sign_issuing<'a>(&'a self, key: &'a P256PublicKey, now: u64) -> Signing<'a>;
 }
 
-/// The root in our own state directory.
+/// The root whose key this process holds: from its own state directory, or from a Secret.
 #[derive(Debug)]
 pub struct LocalRoot {
     trust_domain: TrustDomain,
@@ -144,15 +144,32 @@ impl LocalRoot {
             published.iter().filter_map(|root| Signer::new(root.clone(), &key).ok()).max_by_key(Signer::not_after);
         let signer = match ours {
             Some(signer) => signer,
-            None if published.is_empty() => {
-                let serial = Serial::random().ok_or(RootError::Randomness)?;
-                let template = Template::root(trust_domain, serial, now, lifetimes.root);
-                Signer::new(certificate::make_root(&template, &key)?, &key)?
-            }
+            None if published.is_empty() => Signer::new(self_signed(trust_domain, &key, now, lifetimes)?, &key)?,
             None => {
                 return Err(RootError::KeyOther { roots: published.len(), trust_domain: trust_domain.clone(), path });
             }
         };
+        Ok(Self { trust_domain: trust_domain.clone(), signer, issuing_lifetime: lifetimes.issuing })
+    }
+
+    /// A new root for whoever keeps it elsewhere than in a state directory.
+    pub fn mint(
+        trust_domain: &TrustDomain,
+        now: u64,
+        lifetimes: Lifetimes,
+    ) -> Result<(CertificateDer<'static>, PrivateKey), RootError> {
+        let key = PrivateKey::generate()?;
+        Ok((self_signed(trust_domain, &key, now, lifetimes)?, key))
+    }
+
+    /// A root that was kept elsewhere; certificate and key must belong together.
+    pub fn of(
+        trust_domain: &TrustDomain,
+        certificate: CertificateDer<'static>,
+        key: &PrivateKey,
+        lifetimes: Lifetimes,
+    ) -> Result<Self, RootError> {
+        let signer = Signer::new(certificate, key)?;
         Ok(Self { trust_domain: trust_domain.clone(), signer, issuing_lifetime: lifetimes.issuing })
     }
 
@@ -176,6 +193,17 @@ impl LocalRoot {
         let issuing = certificate::make(&template, key, &self.signer)?;
         Ok(Signed { chain: vec![issuing], roots: vec![self.signer.certificate().clone()] })
     }
+}
+
+fn self_signed(
+    trust_domain: &TrustDomain,
+    key: &PrivateKey,
+    now: u64,
+    lifetimes: Lifetimes,
+) -> Result<CertificateDer<'static>, RootError> {
+    let serial = Serial::random().ok_or(RootError::Randomness)?;
+    let template = Template::root(trust_domain, serial, now, lifetimes.root);
+    Ok(certificate::make_root(&template, key)?)
 }
 
 impl Upstream for LocalRoot {

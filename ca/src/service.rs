@@ -1,16 +1,19 @@
 //! `signet.ca.v1`: every call goes from cheap to dear (sizes, rate of the caller, nonce, look-up, rate of the workload) and
 //! only then to cryptography, at a bench with few places. Refusals carry a reason, and `retry-after-ms` where waiting helps.
+mod hosts;
+mod pods;
 mod refusal;
 mod routes;
 mod watch;
 
+pub use pods::Pods;
+
 pub use routes::Routes;
 
 use crate::{
-    attest::{Refusal, host_key, join_token, nonces::Nonces},
-    certificate::public_key_of_request,
+    attest::{Refusal, nonces::Nonces},
     clock::Clock,
-    issuance::Issuance,
+    issuance::{Issuance, Unjournaled},
     limits::{Bench, Buckets, address_key},
     metrics::Metrics,
     store::Store,
@@ -25,17 +28,27 @@ use signet_proto::ca::{
 use std::{
     net::{IpAddr, Ipv6Addr},
     sync::Arc,
+    time::Duration,
 };
 use tonic::{Request, Response, Status};
 
 /// A request has some hundred bytes; a Kubernetes token some thousand.
 pub const MAX_MESSAGE: usize = 32 * 1024;
 
+/// Whom this CA knows, and so what it attests.
+#[derive(Debug)]
+pub enum Callers {
+    /// Machines that joined with a token, by their host keys.
+    Hosts(Arc<Store>),
+    /// Pods of the cluster that this CA runs in.
+    Pods(Box<Pods>),
+}
+
 /// Everything that the calls need.
 #[derive(Debug)]
 pub struct Parts {
-    /// Tokens, host keys, journal.
-    pub store: Arc<Store>,
+    /// Who calls.
+    pub callers: Callers,
     /// The way to a certificate.
     pub issuance: Arc<Issuance>,
     /// The newest trust state.
@@ -56,8 +69,21 @@ pub struct Parts {
     pub by_workload: Buckets<WorkloadUid>,
     /// Open trust streams.
     pub watches: Arc<tokio::sync::Semaphore>,
+    /// How long a request may take, the disk included.
+    pub answer_time: Duration,
     /// Ends the trust streams when the process stops.
     pub stopping: tokio::sync::watch::Receiver<bool>,
+}
+
+/// What is asked for, beside the evidence.
+#[derive(Debug)]
+struct Asked {
+    /// Names the caller in limits.
+    address: IpAddr,
+    /// The certificate request.
+    csr: Vec<u8>,
+    /// The trust sequence that the caller says it holds.
+    held: u64,
 }
 
 /// The gRPC service.
@@ -96,78 +122,58 @@ impl Parts {
     }
 
     async fn register(self: Arc<Self>, address: IpAddr, request: RegisterRequest) -> Result<RegisterResponse, Refusal> {
-        let claim = join_token::Claim::read(request)?;
-        let running = self.clock.running();
-        self.failures.peek(&address, running)?;
-        self.by_address.take(&address, running)?;
-        let now = self.clock.seconds();
-        let parts = self.clone();
-        let redemption = self
-            .bench
-            .run(move || {
-                let wanted = &claim.redemption;
-                if !parts.store.token_could_serve(&wanted.token_hash, &wanted.key_id, now)? {
-                    parts.failed(address);
-                    return Err(Refusal::Redeem(crate::store::RedeemError::Unknown));
-                }
-                claim.verify().inspect_err(|_| parts.failed(address))?;
-                Ok(claim.redemption)
-            })
-            .await??;
-        let host = self.store.redeem(redemption, now).await?;
-        tracing::info!(identity = %host.identity, uid = %host.uid, host_key = %host.key_id, %address, "a host joined");
-        Ok(RegisterResponse {
-            host_key_id: host.key_id,
-            spiffe_id: host.identity.to_string(),
-            workload_uid: host.uid.to_string(),
-        })
+        match &self.callers {
+            Callers::Hosts(store) => hosts::register(&self, store, address, request).await,
+            Callers::Pods(_) => Err(pods::ONLY_PODS),
+        }
     }
 
-    async fn issue(self: Arc<Self>, address: IpAddr, request: IssueRequest) -> Result<IssueResponse, Refusal> {
-        let claim = match request.attestation {
-            Some(Attestation::HostKey(proof)) => host_key::Claim::read(proof)?,
-            Some(Attestation::Kubernetes(_)) => {
-                return Err(Refusal::Unsupported(
-                    "this CA does not attest Kubernetes tokens; join with a token and use the host key",
-                ));
+    /// `address` names the caller in limits; `peer` is where it called from.
+    async fn issue(
+        self: Arc<Self>,
+        address: IpAddr,
+        peer: IpAddr,
+        request: IssueRequest,
+    ) -> Result<IssueResponse, Refusal> {
+        let (leaf, receipt) = match (&self.callers, request.attestation) {
+            (_, None) => {
+                let want = "send a host key proof, or a pod's token";
+                return Err(Refusal::Field { field: "attestation", found: "missing".into(), want });
             }
-            None => {
-                return Err(Refusal::Field {
-                    field: "attestation",
-                    found: "missing".into(),
-                    want: "send a host key proof",
-                });
+            (Callers::Hosts(store), Some(Attestation::HostKey(proof))) => {
+                let asked = Asked { address, csr: request.csr, held: request.trust_sequence_held };
+                (hosts::issue(&self, store, proof, asked).await?, Vec::new())
             }
+            (Callers::Pods(pods), Some(Attestation::Kubernetes(proof))) => {
+                let asked = Asked { address, csr: request.csr, held: request.trust_sequence_held };
+                pods.issue(&self, proof, request.renewal, peer, asked).await?
+            }
+            (Callers::Hosts(_), Some(Attestation::Kubernetes(_))) => return Err(hosts::ONLY_HOSTS),
+            (Callers::Pods(_), Some(Attestation::HostKey(_))) => return Err(pods::ONLY_PODS),
         };
-        let now = self.clock.running();
-        self.failures.peek(&address, now)?;
-        self.nonces.check(claim.nonce(), now).map_err(|_| Refusal::Nonce)?;
-        let ticket = self.issuance.prepare().await?;
-        let newest = self.publisher.newest();
-        let (claimed, newest) = (request.trust_sequence_held, newest.state.sequence);
-        let parts = self.clone();
-        let leaf = self
-            .bench
-            .run(move || {
-                let host = claim.find(&parts.store).inspect_err(|_| parts.failed(address))?;
-                let uid = host.uid.clone();
-                parts.by_workload.peek(&uid, now)?;
-                let facts = claim.verify(host, &request.csr).inspect_err(|_| parts.failed(address))?;
-                // From here on the caller is known: whatever it costs now is charged to its own bucket.
-                parts.by_workload.take(&uid, now)?;
-                parts.nonces.spend(claim.nonce(), now).map_err(|_| Refusal::Nonce)?;
-                let key = public_key_of_request(&request.csr)?;
-                if claimed > newest {
-                    tracing::error!(%uid, claimed, newest, "a workload holds a newer trust state: is ours from a backup?");
-                }
-                ticket.sign(facts, &key, claimed.min(newest))
-            })
-            .await??;
         let chain = self.issuance.journal(leaf).await?;
         Ok(IssueResponse {
             chain: chain.iter().map(|certificate| certificate.to_vec()).collect(),
             trust: Some(self.publisher.newest().wire.clone()),
+            receipt,
         })
+    }
+
+    /// The trust sequence that a caller may be said to hold: nobody holds a newer one than the newest.
+    fn held(&self, uid: &WorkloadUid, claimed: u64) -> u64 {
+        let newest = self.publisher.newest().state.sequence;
+        if claimed > newest {
+            tracing::error!(%uid, claimed, newest, "a workload holds a newer trust state: is ours from a backup?");
+        }
+        claimed.min(newest)
+    }
+
+    /// A request that takes too long is given up here, with words, before the transport gives it up without any. What it asked
+    /// of the store is carried out or not; a certificate that is journaled late is handed to nobody, and a join that is
+    /// repeated with the same key gets the same answer.
+    async fn in_time<T>(&self, work: impl Future<Output = Result<T, Refusal>>) -> Result<T, Refusal> {
+        let limit = self.answer_time;
+        tokio::time::timeout(limit, work).await.unwrap_or(Err(Refusal::Slow(limit)))
     }
 
     /// Charges a failed proof to the address; that the bucket is empty now shows at the next request.
@@ -176,9 +182,14 @@ impl Parts {
     }
 }
 
+/// Where a request came from.
+fn peer<T>(request: &Request<T>) -> IpAddr {
+    caller(request).map_or(IpAddr::V6(Ipv6Addr::UNSPECIFIED), |caller| caller.remote.ip().to_canonical())
+}
+
 /// The caller's address as a key of buckets.
 fn address<T>(request: &Request<T>) -> IpAddr {
-    address_key(caller(request).map_or(IpAddr::V6(Ipv6Addr::UNSPECIFIED), |caller| caller.remote.ip()))
+    address_key(peer(request))
 }
 
 #[tonic::async_trait]
@@ -192,13 +203,14 @@ impl CertificateAuthority for Service {
 
     async fn register(&self, request: Request<RegisterRequest>) -> Result<Response<RegisterResponse>, Status> {
         let address = address(&request);
-        let outcome = self.parts.clone().register(address, request.into_inner()).await;
+        let outcome = self.parts.in_time(self.parts.clone().register(address, request.into_inner())).await;
         self.answer("register", address, outcome)
     }
 
     async fn issue(&self, request: Request<IssueRequest>) -> Result<Response<IssueResponse>, Status> {
-        let address = address(&request);
-        let outcome = self.parts.clone().issue(address, request.into_inner()).await;
+        let peer = peer(&request);
+        let address = address_key(peer);
+        let outcome = self.parts.in_time(self.parts.clone().issue(address, peer, request.into_inner())).await;
         self.answer("issue", address, outcome)
     }
 

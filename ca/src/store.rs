@@ -1,4 +1,4 @@
-//! The CA's state in SQLite: trust state, join tokens, host keys, issuer records and the journal of certificates.
+//! The CA's state outside a cluster, in SQLite: trust state, join tokens, host keys, issuer records and the journal of certificates.
 //!
 //! ```text
 //!   askers ──(closures)──▶ writer thread ──one transaction for all that wait──▶ WAL, fsync ──▶ answers
@@ -16,7 +16,7 @@ mod trust;
 mod writer;
 
 pub use issuers::IssuerRecord;
-pub use journal::{Entry, JournalError};
+pub use journal::{Entry, JournalError, Place};
 pub use tokens::{HostKey, NewToken, RedeemError, Redemption, Token, TokenError};
 pub use trust::Swap;
 pub use writer::Closed;
@@ -88,6 +88,12 @@ pub enum StoreError {
     /// The writer's thread is gone.
     #[error("the store's writer has stopped")]
     Stopped,
+    /// The state lies in a cluster, and its API server refused or gave no answer.
+    #[error("the state in the cluster cannot be read or written: {0}")]
+    Cluster(#[from] crate::kube::ClusterError),
+    /// The journal's line could not be written.
+    #[error("the journal cannot be written: {0}")]
+    Journal(String),
 }
 
 impl From<rusqlite::Error> for StoreError {

@@ -1,9 +1,11 @@
-//! The trust state that this CA publishes: read from the store, changed by compare-and-swap, and handed to every stream.
+//! The trust state that this CA publishes: read from the ledger, changed by compare-and-swap, and handed to every stream. What
+//! another replica publishes is adopted under the same rules: nobody goes back, and one number has one content.
 //! One object, applied whole; its sequence is max(previous + 1, unix seconds), so that nobody ever goes back.
 use crate::{
     clock::Clock,
+    ledger::Ledger,
     metrics::Metrics,
-    store::{Store, StoreError, Swap},
+    store::{StoreError, Swap},
 };
 use prost::Message;
 use signet_enroll::{trust_state_from_wire, trust_state_to_wire};
@@ -11,6 +13,9 @@ use signet_identity::TrustState;
 use signet_proto::ca as wire;
 use std::sync::Arc;
 use tokio::sync::watch;
+
+/// How often a state is decided anew because others were faster.
+const TRIES: usize = 20;
 
 /// A published state, in both its forms.
 #[derive(Debug, Clone, Default)]
@@ -24,7 +29,7 @@ pub struct Published {
 /// Publishes trust states. Shared by the composition root and the gRPC service.
 #[derive(Debug)]
 pub struct Publisher {
-    store: Arc<Store>,
+    ledger: Ledger,
     clock: Clock,
     metrics: Metrics,
     newest: watch::Sender<Arc<Published>>,
@@ -32,9 +37,9 @@ pub struct Publisher {
 
 impl Publisher {
     /// Reads what was published before; sequence 0 when nothing was.
-    pub fn open(store: Arc<Store>, clock: Clock, metrics: Metrics) -> Result<Self, StoreError> {
-        let publisher = Self { store, clock, metrics, newest: watch::Sender::default() };
-        publisher.reload()?;
+    pub async fn open(ledger: impl Into<Ledger>, clock: Clock, metrics: Metrics) -> Result<Self, StoreError> {
+        let publisher = Self { ledger: ledger.into(), clock, metrics, newest: watch::Sender::default() };
+        publisher.reload().await?;
         Ok(publisher)
     }
 
@@ -50,44 +55,115 @@ impl Publisher {
 
     /// Publishes what `change` makes of the newest state; nothing when it changes nothing.
     pub async fn publish(&self, change: impl Fn(&mut TrustState)) -> Result<Arc<Published>, StoreError> {
-        loop {
+        self.swap(change, false).await
+    }
+
+    /// A state that is in the ledger, from whoever wrote it there. A newer one is adopted. An older one, or another content
+    /// under the number that is held, is neither: it is alarmed, and what is held is published again under a higher number.
+    pub async fn offer(&self, sequence: u64, content: &[u8]) {
+        let offered = match read(sequence, content) {
+            Ok(offered) => offered,
+            Err(error) => {
+                tracing::error!(alarm = "trust_state", %error, "the published trust state is not one; what is held stays");
+                return;
+            }
+        };
+        let held = self.newest();
+        if sequence > held.state.sequence {
+            tracing::info!(sequence, "another replica published a trust state");
+            self.announce(offered);
+        } else if offered.state != held.state {
+            tracing::error!(
+                alarm = "trust_conflict",
+                sequence,
+                held = held.state.sequence,
+                "the published trust state is older than the one held, or other content under its number: it is not taken, and what is held is published again"
+            );
+            self.publish_again().await;
+        }
+    }
+
+    /// The published state is not there any more.
+    pub async fn gone(&self) {
+        if self.newest().state.sequence > 0 {
+            tracing::error!(
+                alarm = "trust_gone",
+                "the published trust state was deleted: what is held is published again"
+            );
+            self.publish_again().await;
+        }
+    }
+
+    async fn publish_again(&self) {
+        if let Err(error) = self.swap(|_| {}, true).await {
+            tracing::error!(%error, "the trust state was not published again");
+        }
+    }
+
+    async fn swap(&self, change: impl Fn(&mut TrustState), again: bool) -> Result<Arc<Published>, StoreError> {
+        let began = self.newest().state.sequence;
+        for _ in 0..TRIES {
             let held = self.newest();
+            if again && held.state.sequence > began {
+                // Another replica, which saw the same, was faster.
+                return Ok(held);
+            }
             let mut state = held.state.clone();
             change(&mut state);
-            if state == held.state && state.sequence > 0 {
+            if state == held.state && state.sequence > 0 && !again {
                 return Ok(held);
             }
             let now = self.clock.seconds();
             state.sequence = next_sequence(held.state.sequence, now);
             let wire = trust_state_to_wire(&state);
-            match self.store.swap_trust(held.state.sequence, state.sequence, wire.encode_to_vec(), now).await? {
+            let published = if again { self.published().await? } else { held.state.sequence };
+            match self.ledger.swap_trust(published, state.sequence, wire.encode_to_vec(), now).await? {
                 Swap::Done => {
                     tracing::info!(sequence = state.sequence, "published a trust state");
-                    return Ok(self.announce(Published { state, wire }));
+                    self.announce(Published { state, wire });
+                    return Ok(self.newest());
                 }
-                Swap::Lost => self.reload()?,
+                Swap::Lost => self.reload().await?,
             }
         }
+        Err(StoreError::Content(format!("the trust state changed {TRIES} times while one was being published")))
     }
 
-    fn reload(&self) -> Result<(), StoreError> {
-        if let Some((sequence, content)) = self.store.trust()? {
-            let wire = wire::TrustState::decode(content.as_slice()).map_err(|e| StoreError::Content(e.to_string()))?;
-            let state = trust_state_from_wire(wire.clone()).map_err(|error| StoreError::Content(error.to_string()))?;
-            if state.sequence != sequence {
-                return Err(StoreError::Content(format!("trust state {sequence} says that it is {}", state.sequence)));
-            }
-            self.announce(Published { state, wire });
+    /// The number under which the ledger has a state, whatever we hold.
+    async fn published(&self) -> Result<u64, StoreError> {
+        Ok(self.ledger.trust().await?.map_or(0, |(sequence, _)| sequence))
+    }
+
+    async fn reload(&self) -> Result<(), StoreError> {
+        if let Some((sequence, content)) = self.ledger.trust().await? {
+            self.announce(read(sequence, &content)?);
         }
         Ok(())
     }
 
-    fn announce(&self, published: Published) -> Arc<Published> {
-        let published = Arc::new(published);
-        self.metrics.trust_sequence.set(i64::try_from(published.state.sequence).unwrap_or(i64::MAX));
-        self.newest.send_replace(published.clone());
-        published
+    /// Puts a state in force here unless a newer one is.
+    fn announce(&self, published: Published) {
+        let sequence = published.state.sequence;
+        let newer = self.newest.send_if_modified(|newest| {
+            let newer = sequence > newest.state.sequence;
+            if newer {
+                *newest = Arc::new(published);
+            }
+            newer
+        });
+        if newer {
+            self.metrics.trust_sequence.set(i64::try_from(sequence).unwrap_or(i64::MAX));
+        }
     }
+}
+
+fn read(sequence: u64, content: &[u8]) -> Result<Published, StoreError> {
+    let wire = wire::TrustState::decode(content).map_err(|error| StoreError::Content(error.to_string()))?;
+    let state = trust_state_from_wire(wire.clone()).map_err(|error| StoreError::Content(error.to_string()))?;
+    if state.sequence != sequence {
+        return Err(StoreError::Content(format!("trust state {sequence} says that it is {}", state.sequence)));
+    }
+    Ok(Published { state, wire })
 }
 
 /// Never goes back, and jumps to the present so that a restored backup overtakes what it had published.

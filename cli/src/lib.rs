@@ -3,4 +3,5 @@ pub mod demo;
 pub mod inspect;
 mod output;
 pub mod rules;
+pub mod selftest;
 pub mod token;

@@ -1,6 +1,6 @@
 //! signet: check, explain, inspect, join, demo. Arguments and exit codes; each command is a module of the library.
 use clap::{CommandFactory as _, Parser, Subcommand};
-use signet::{demo, inspect, rules, token};
+use signet::{demo, inspect, rules, selftest, token};
 use std::process::ExitCode;
 
 #[derive(Parser)]
@@ -11,7 +11,7 @@ use std::process::ExitCode;
     after_help = "\
 Example:
   signet rules check mesh/*.yaml
-  signet rules explain --from spiffe://example.org/ns/shop/sa/cart --to shop/orders-1 --port 8080 --files mesh"
+  signet rules explain --from shop/cart --to shop/orders-1 --port 8080 --files mesh"
 )]
 struct Arguments {
     #[command(subcommand)]
@@ -29,6 +29,9 @@ enum Command {
     Inspect(inspect::InspectArgs),
     /// Watch a zero-trust mesh work on this machine.
     Demo(demo::Arguments),
+    /// The two ends of `helm test`.
+    #[command(hide = true)]
+    Selftest(selftest::SelftestArgs),
     /// Print a completion script for a shell.
     #[command(after_help = "Example:\n  signet completion bash > /etc/bash_completion.d/signet")]
     Completion {
@@ -44,6 +47,7 @@ fn main() -> ExitCode {
         Command::Inspect(arguments) => (inspect::run(&arguments), 2),
         Command::Token(arguments) => (token::run(arguments), 1),
         Command::Demo(arguments) => (demo::run(&arguments), 1),
+        Command::Selftest(arguments) => (selftest::run(&arguments), 1),
         Command::Completion { shell } => {
             clap_complete::generate(shell, &mut Arguments::command(), "signet", &mut std::io::stdout());
             (Ok(ExitCode::SUCCESS), 1)

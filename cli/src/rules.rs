@@ -21,7 +21,7 @@ Example:
 Exit code: 0 when the caller is admitted, 1 when it is refused, 2 when nothing can be said.
 
 Example:
-  signet rules explain --from spiffe://example.org/ns/shop/sa/cart --to shop/orders-1 --port 8080 --files mesh
+  signet rules explain --from shop/cart --to shop/orders-1 --port 8080 --files mesh
   signet rules explain --from plaintext:10.20.0.7 --to shop/orders-1 --port http --files mesh")]
     Explain(explain::Explain),
 }

@@ -139,7 +139,7 @@ mod explain {
 
     #[test]
     fn who_is_admitted_ends_with_0_and_names_the_rule() {
-        let said = explain(MESH, "spiffe://mesh.example/ns/shop/sa/checkout", &["--port", "http"]);
+        let said = explain(MESH, "shop/checkout", &["--port", "http"]);
         assert_eq!(said.code, Some(0), "{}", said.err);
         assert!(
             said.out.contains("verdict   allow") && said.out.contains("shop/orders-from-checkout (decided)"),
@@ -150,7 +150,7 @@ mod explain {
 
     #[test]
     fn who_is_refused_ends_with_1_and_hears_what_differed() {
-        let said = explain(MESH, "spiffe://mesh.example/ns/shop/sa/cart", &["--port", "8080"]);
+        let said = explain(MESH, "shop/cart", &["--port", "8080"]);
         assert_eq!(said.code, Some(1));
         for part in
             ["verdict   deny", "no_rule_matched", "(came closest)", "wants service account checkout, caller is cart"]
@@ -172,8 +172,29 @@ mod explain {
     }
 
     #[test]
+    fn the_trust_domain_is_never_taken_from_the_caller() {
+        let whole = "spiffe://partner.example/ns/shop/sa/checkout";
+        let said = explain(MESH, whole, &["--port", "8080"]);
+        assert_eq!(said.code, Some(2), "{}", said.out);
+        assert!(said.err.contains("--trust-domain") && said.err.contains("--from shop/checkout"), "{}", said.err);
+        let own = ["--port", "8080", "--trust-domain", "partner.example"];
+        assert_eq!(explain(MESH, whole, &own).code, Some(0));
+        // A rule that names whole identities cannot be judged without it.
+        let named = MESH.replace("- serviceAccount: checkout", &format!("- identity: {whole}"));
+        let said = explain(&named, "shop/checkout", &["--port", "8080"]);
+        assert!(
+            said.code == Some(2) && said.err.contains("shop/orders-from-checkout names whole identities"),
+            "{}",
+            said.err
+        );
+        assert_eq!(explain(&named, "shop/checkout", &own).code, Some(0));
+        let other = ["--port", "8080", "--trust-domain", "mesh.example"];
+        assert_eq!(explain(&named, "shop/checkout", &other).code, Some(1));
+    }
+
+    #[test]
     fn as_json_for_machines() {
-        let said = explain(MESH, "spiffe://mesh.example/ns/shop/sa/cart", &["--port", "8080", "-o", "json"]);
+        let said = explain(MESH, "shop/cart", &["--port", "8080", "-o", "json"]);
         let answer: Value = serde_json::from_str(&said.out).unwrap();
         assert_eq!((&answer["verdict"], &answer["reason"]), (&"deny".into(), &"no_rule_matched".into()));
         assert_eq!(answer["rule"], "shop/orders-from-checkout");
@@ -181,17 +202,16 @@ mod explain {
 
     #[test]
     fn an_unguarded_port_follows_the_posture_and_shows_the_shadow() {
-        let said = explain(MESH, "spiffe://mesh.example/ns/shop/sa/cart", &["--port", "22"]);
+        let said = explain(MESH, "shop/cart", &["--port", "22"]);
         assert_eq!(said.code, Some(0));
         assert!(said.out.contains("posture_audit") && said.out.contains("shadow    deny"), "{}", said.out);
-        let denied =
-            explain(MESH, "spiffe://mesh.example/ns/shop/sa/cart", &["--port", "22", "--default-posture", "deny"]);
+        let denied = explain(MESH, "shop/cart", &["--port", "22", "--default-posture", "deny"]);
         assert_eq!(denied.code, Some(1));
     }
 
     #[test]
     fn when_nothing_can_be_said_it_ends_with_2() {
-        let from = "spiffe://mesh.example/ns/shop/sa/cart";
+        let from = "shop/cart";
         assert_eq!(explain(&MESH.replace("uid: orders-1", "uid: 'a b'"), from, &["--port", "1"]).code, Some(2));
         assert_eq!(explain(MESH, from, &["--port", "no-such-port"]).code, Some(2));
         let unknown = explain(&MESH.replace("orders-1", "orders-2"), from, &["--port", "1"]);
@@ -201,11 +221,7 @@ mod explain {
 
     #[test]
     fn a_refused_rule_guards_as_it_does_when_the_operator_starts() {
-        let said = explain(
-            &MESH.replace("10.20.0.0/16", "10.20.0.0/99"),
-            "spiffe://mesh.example/ns/shop/sa/checkout",
-            &["--port", "8080"],
-        );
+        let said = explain(&MESH.replace("10.20.0.0/16", "10.20.0.0/99"), "shop/checkout", &["--port", "8080"]);
         assert_eq!(said.code, Some(1));
         assert!(
             said.out.contains("guarded_by_unusable_rule") && said.err.contains("cidrs"),

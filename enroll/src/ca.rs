@@ -1,7 +1,8 @@
 //! The CA's client: one function for each call of `signet.ca.v1`, with its signatures, its time limit and the checks of its
 //! answer that need no trust.
-use crate::connect::{self, ConnectError};
+use crate::connect::{self, ConnectError, Connector};
 use crate::escaped;
+use crate::pod::Renewal;
 use crate::state_dir::Registration;
 use aws_lc_rs::digest::{SHA256, digest};
 use rcgen::PublicKeyData;
@@ -9,9 +10,10 @@ use signet_identity::{Credentials, KeyError, PrivateKey, SpiffeId, TrustDomain, 
 use signet_proto::ca::certificate_authority_client::CertificateAuthorityClient;
 use signet_proto::ca::issue_request::Attestation;
 use signet_proto::ca::{
-    self as wire, ChallengeRequest, HostKeyProof, IssueRequest, RegisterRequest, WatchTrustRequest,
+    self as wire, ChallengeRequest, HostKeyProof, IssueRequest, KubernetesProof, RegisterRequest, RenewalProof,
+    WatchTrustRequest,
 };
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 use tonic::transport::Channel;
 use tonic::{Code, Status, Streaming};
@@ -22,6 +24,7 @@ const CALL_TIMEOUT: Duration = Duration::from_secs(15);
 const MAX_ANSWER: usize = 16 << 20;
 const REGISTER_LABEL: &[u8] = b"signet register v1\0";
 const ISSUE_LABEL: &[u8] = b"signet issue v1\0";
+const RENEW_LABEL: &[u8] = b"signet renew v1\0";
 
 /// Why a call gave nothing that can be used.
 #[derive(Debug, thiserror::Error)]
@@ -68,10 +71,31 @@ fn shown(status: &Status) -> String {
 }
 
 impl CallError {
-    /// The delay that the CA asked for.
+    /// The delay that a busy CA asked for.
     pub(crate) fn asked_delay(&self) -> Option<Duration> {
+        self.retry_after(Code::ResourceExhausted)
+    }
+
+    /// The delay of a CA that expects to be able to answer soon: it waits for something of ours to be published.
+    pub(crate) fn soon(&self) -> Option<Duration> {
+        self.retry_after(Code::Unavailable)
+    }
+
+    /// Whether another process of the CA may do better.
+    pub(crate) fn is_of_this_replica(&self) -> bool {
+        match self {
+            Self::TimedOut(_) => true,
+            Self::Refused { status, .. } => {
+                matches!(status.code(), Code::Unavailable | Code::Internal | Code::Unknown | Code::DeadlineExceeded)
+                    && self.soon().is_none()
+            }
+            _ => false,
+        }
+    }
+
+    fn retry_after(&self, code: Code) -> Option<Duration> {
         let Self::Refused { status, .. } = self else { return None };
-        if status.code() != Code::ResourceExhausted {
+        if status.code() != code {
             return None;
         }
         let asked = status.metadata().get("retry-after-ms")?.to_str().ok()?;
@@ -94,18 +118,32 @@ impl CallError {
 }
 
 /// A connection to the CA, made when first used.
-#[derive(Debug, Clone)]
+#[derive(Debug)]
 pub(crate) struct Ca {
-    client: CertificateAuthorityClient<Channel>,
+    client: Mutex<CertificateAuthorityClient<Channel>>,
+    connector: Connector,
+    address: String,
     trust_domain: TrustDomain,
 }
 
 impl Ca {
     pub(crate) fn new(credentials: &Arc<Credentials>, identity: SpiffeId, address: &str) -> Result<Self, ConnectError> {
         let trust_domain = identity.trust_domain();
-        let channel = connect::channel(credentials, identity, address)?;
-        let client = CertificateAuthorityClient::new(channel).max_decoding_message_size(MAX_ANSWER);
-        Ok(Self { client, trust_domain })
+        let connector = connect::connector(credentials, identity, connect::ALPN);
+        let client = Mutex::new(client_over(connector.clone(), address)?);
+        Ok(Self { client, connector, address: address.to_owned(), trust_domain })
+    }
+
+    fn client(&self) -> CertificateAuthorityClient<Channel> {
+        self.client.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Lets the next call open a new connection, to another address of the CA's name where it has several.
+    pub(crate) fn turn_elsewhere(&self) {
+        // The address was good when the first client was made of it.
+        if let Ok(client) = client_over(self.connector.clone(), &self.address) {
+            *self.client.lock().unwrap_or_else(PoisonError::into_inner) = client;
+        }
     }
 
     /// Exchanges a join token for the registration of `key`.
@@ -116,7 +154,7 @@ impl Ca {
         let proof = key.sign(&[REGISTER_LABEL, token_hash.as_ref(), &host_public_key].concat())?;
         let id_of_key = hex(digest(&SHA256, &host_public_key).as_ref());
         let request = RegisterRequest { join_token: token.to_owned(), host_public_key, proof };
-        let mut client = self.client.clone();
+        let mut client = self.client();
         let answer = within(CALL, client.register(request)).await?;
         let wrong = |field, problem: String| CallError::Answer { call: CALL, field, problem };
         if answer.host_key_id != id_of_key {
@@ -139,25 +177,59 @@ impl Ca {
         leaf_key: &PrivateKey,
         trust_sequence_held: u64,
     ) -> Result<wire::IssueResponse, CallError> {
-        let mut client = self.client.clone();
-        let nonce = within("Challenge", client.challenge(ChallengeRequest {})).await?.nonce;
-        if nonce.len() != 32 {
-            let problem = format!("{} bytes, not 32", nonce.len());
-            return Err(CallError::Answer { call: "Challenge", field: "nonce", problem });
-        }
+        let mut client = self.client();
+        let nonce = challenge(&mut client).await?;
         let csr = certificate_request(leaf_key)?;
         let signed = [ISSUE_LABEL, &nonce, digest(&SHA256, &csr).as_ref()].concat();
         let signature = registration.key.sign(&signed)?;
         let proof = HostKeyProof { host_key_id: registration.host_key_id.clone(), nonce, signature };
         let attestation = Some(Attestation::HostKey(proof));
-        within("Issue", client.issue(IssueRequest { csr, trust_sequence_held, attestation })).await
+        within("Issue", client.issue(IssueRequest { csr, trust_sequence_held, attestation, renewal: None })).await
+    }
+
+    /// Asks for a leaf for `leaf_key`; the cluster answers for this pod, and where it cannot, the SVID that is held.
+    pub(crate) async fn issue_to_pod(
+        &self,
+        token: &str,
+        renewal: Option<&Renewal>,
+        leaf_key: &PrivateKey,
+        trust_sequence_held: u64,
+    ) -> Result<wire::IssueResponse, CallError> {
+        let mut client = self.client();
+        let csr = certificate_request(leaf_key)?;
+        let renewal = match renewal {
+            None => None,
+            Some(Renewal { svid, receipt }) => {
+                let nonce = challenge(&mut client).await?;
+                let signature = svid.sign(&[RENEW_LABEL, &nonce, digest(&SHA256, &csr).as_ref()].concat())?;
+                let chain = svid.chain().iter().map(|certificate| certificate.to_vec()).collect();
+                Some(RenewalProof { chain, receipt: receipt.clone(), nonce, signature })
+            }
+        };
+        let attestation = Some(Attestation::Kubernetes(KubernetesProof { token: token.to_owned() }));
+        within("Issue", client.issue(IssueRequest { csr, trust_sequence_held, attestation, renewal })).await
     }
 
     /// The stream of trust states newer than the one held.
     pub(crate) async fn watch_trust(&self, sequence_held: u64) -> Result<Streaming<wire::TrustState>, CallError> {
-        let mut client = self.client.clone();
+        let mut client = self.client();
         within("WatchTrust", client.watch_trust(WatchTrustRequest { sequence_held })).await
     }
+}
+
+fn client_over(connector: Connector, address: &str) -> Result<CertificateAuthorityClient<Channel>, ConnectError> {
+    let channel = connect::channel_with(connector, address)?;
+    Ok(CertificateAuthorityClient::new(channel).max_decoding_message_size(MAX_ANSWER))
+}
+
+/// A fresh nonce, good where this client is connected.
+async fn challenge(client: &mut CertificateAuthorityClient<Channel>) -> Result<Vec<u8>, CallError> {
+    let nonce = within("Challenge", client.challenge(ChallengeRequest {})).await?.nonce;
+    if nonce.len() != 32 {
+        let problem = format!("{} bytes, not 32", nonce.len());
+        return Err(CallError::Answer { call: "Challenge", field: "nonce", problem });
+    }
+    Ok(nonce)
 }
 
 async fn within<T>(

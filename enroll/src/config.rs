@@ -1,5 +1,5 @@
 //! The `[ca]` table of a program's configuration file.
-use crate::settings;
+use crate::{settings, state_dir};
 use signet_identity::{Bundle, IdError, SpiffeId, TrustDomain};
 use std::fmt;
 use std::io::{self, Read};
@@ -7,8 +7,8 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use zeroize::Zeroizing;
 
-/// The largest token file that is read, in bytes. A token has about 50.
-const MAX_TOKEN: u64 = 4096;
+/// The largest token file that is read, in bytes. A join token has about 50, a service account's some thousand.
+const MAX_TOKEN: u64 = 16 * 1024;
 
 /// Where the CA is, how it is recognised, and how this host joins.
 #[derive(Clone)]
@@ -21,15 +21,17 @@ pub struct EnrollConfig {
     pub control_namespace: String,
     /// Roots that authenticate first contact, PEM. A newer trust state in the state directory comes before them.
     pub bundle_pem: String,
-    /// Holds the host key and the newest trust state. Made with mode 0700 if it is missing.
+    /// Holds the host key (not with `token_file`) and the newest trust state. Made with mode 0700 if it is missing.
     pub state_dir: PathBuf,
     /// Joins this host, once. Not needed when the state directory holds a registration.
     pub join_token: Option<Zeroizing<String>>,
+    /// A projected service account token, read afresh for every certificate: this is a pod, and Kubernetes answers for it.
+    pub token_file: Option<PathBuf>,
 }
 
 impl EnrollConfig {
-    /// Reads the keys `address`, `trust_domain`, `control_namespace`, `bundle`, `state_dir` and `join_token_file`, and the files
-    /// that they name. Nothing after a problem was recorded.
+    /// Reads the keys `address`, `trust_domain`, `control_namespace`, `bundle`, `state_dir`, and `join_token_file` or
+    /// `token_file`, and the files that they name but the last. Nothing after a problem was recorded.
     pub fn read(table: &mut settings::Table<'_>) -> Option<Self> {
         let address =
             table.required("address", "host:port of the CA, such as ca.example:15012").and_then(|a: String| {
@@ -57,9 +59,17 @@ impl EnrollConfig {
             }
             pem.ok()
         });
-        let state_dir = table.required("state_dir", "path of a directory that only this program uses");
-        let token: Option<Option<PathBuf>> = table.optional("join_token_file", "path of a file with a join token");
-        let token = token.and_then(|path| {
+        let state_dir: Option<PathBuf> = table.required("state_dir", "path of a directory that only this program uses");
+        let state_dir = state_dir.filter(|path| {
+            let problem = state_dir::check(path).err();
+            if let Some(problem) = &problem {
+                table.refuse("state_dir", &problem.to_string(), "a directory that only its owner may enter");
+            }
+            problem.is_none()
+        });
+        let join: Option<Option<PathBuf>> = table.optional("join_token_file", "path of a file with a join token");
+        let joins = matches!(join, Some(Some(_)));
+        let token = join.and_then(|path| {
             let Some(path) = path else { return Some(None) };
             match read_token(&path) {
                 Ok(token) => Some(token),
@@ -73,6 +83,12 @@ impl EnrollConfig {
                 }
             }
         });
+        let token_file: Option<Option<PathBuf>> =
+            table.optional("token_file", "path of a projected service account token");
+        if joins && matches!(token_file, Some(Some(_))) {
+            let found = "a pod's token, and join_token_file is set as well";
+            table.refuse("token_file", found, "one of the two: token_file in a pod, join_token_file on a host");
+        }
         Some(Self {
             ca_address: address?,
             trust_domain: trust_domain?,
@@ -80,6 +96,7 @@ impl EnrollConfig {
             bundle_pem: bundle?,
             state_dir: state_dir?,
             join_token: token?,
+            token_file: token_file?,
         })
     }
 
@@ -119,12 +136,32 @@ fn read_token(path: &Path) -> Result<Option<Zeroizing<String>>, String> {
     if metadata.permissions().mode() & 0o077 != 0 {
         return Err(format!("{shown}, which others may read (mend it with: chmod 600 {shown})"));
     }
-    let text = Zeroizing::new(read_text(path, MAX_TOKEN).map_err(|error| format!("{shown}: {error}"))?);
+    token_text(path).map(Some)
+}
+
+/// A service account token, as it is at this moment. Its mode is the kubelet's business.
+pub(crate) fn read_pod_token(path: &Path) -> Result<Zeroizing<String>, String> {
+    token_text(path)
+}
+
+fn token_text(path: &Path) -> Result<Zeroizing<String>, String> {
+    let shown = path.display();
+    let text = read_token_file(path).map_err(|error| format!("{shown}: {error}"))?;
     let token = text.trim();
     if token.is_empty() || !token.bytes().all(|b| b.is_ascii_graphic()) {
         return Err(format!("{shown}, which holds no token"));
     }
-    Ok(Some(Zeroizing::new(token.to_owned())))
+    Ok(Zeroizing::new(token.to_owned()))
+}
+
+/// With room for everything at once: a string that grows leaves copies of a secret behind.
+fn read_token_file(path: &Path) -> io::Result<Zeroizing<String>> {
+    let mut text = Zeroizing::new(String::with_capacity(usize::try_from(MAX_TOKEN + 1).unwrap_or(0)));
+    std::fs::File::open(path)?.take(MAX_TOKEN + 1).read_to_string(&mut text)?;
+    if text.len() as u64 > MAX_TOKEN {
+        return Err(io::Error::other(format!("more than {MAX_TOKEN} bytes")));
+    }
+    Ok(text)
 }
 
 impl fmt::Debug for EnrollConfig {
@@ -135,6 +172,7 @@ impl fmt::Debug for EnrollConfig {
             .field("control_namespace", &self.control_namespace)
             .field("state_dir", &self.state_dir)
             .field("join_token", &self.join_token.as_ref().map(|_| "(secret)"))
+            .field("token_file", &self.token_file)
             .finish_non_exhaustive()
     }
 }

@@ -1,5 +1,6 @@
 //! Dials a program of the mesh whose exact identity is known before: enrolment the CA, the sidecar the operator.
-use crate::serve::{ALPN, set_socket_options};
+pub(crate) use crate::serve::ALPN;
+use crate::serve::set_socket_options;
 use rand::seq::SliceRandom;
 use rustls::pki_types::CertificateDer;
 use signet_identity::{Credentials, Rejection, SpiffeId, tls};
@@ -7,7 +8,7 @@ use std::future::Future;
 use std::io;
 use std::net::SocketAddr;
 use std::pin::Pin;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll};
 use std::time::Duration;
 use tokio::net::TcpStream;
@@ -79,16 +80,24 @@ fn refusal(error: &io::Error) -> String {
 pub struct Connector {
     config: Arc<rustls::ClientConfig>,
     expected: SpiffeId,
+    /// Where the last connection went. The next one tries every other address first: whoever connects anew was cut off there,
+    /// or wants another replica.
+    last: Arc<Mutex<Option<SocketAddr>>>,
 }
 
 /// A connector to the one server that has this identity. `alpn` is what is offered; empty for none.
 pub fn connector(credentials: &Arc<Credentials>, expected: SpiffeId, alpn: &[&[u8]]) -> Connector {
-    Connector { config: credentials.client_config(alpn), expected }
+    Connector { config: credentials.client_config(alpn), expected, last: Arc::default() }
 }
 
 /// A gRPC channel to the one server that has this identity, at `host:port`. Connects when first used, again whenever the
 /// connection is lost, and notices a dead peer within about 30 s. Every connection resolves the name anew.
 pub fn channel(credentials: &Arc<Credentials>, expected: SpiffeId, address: &str) -> Result<Channel, ConnectError> {
+    channel_with(connector(credentials, expected, ALPN), address)
+}
+
+/// The same over a connector, which remembers where it connected last.
+pub(crate) fn channel_with(connector: Connector, address: &str) -> Result<Channel, ConnectError> {
     // The scheme says nothing here: the connector speaks TLS or fails.
     let endpoint = Endpoint::from_shared(format!("http://{address}"))
         .ok()
@@ -97,7 +106,7 @@ pub fn channel(credentials: &Arc<Credentials>, expected: SpiffeId, address: &str
         .http2_keep_alive_interval(Duration::from_secs(15))
         .keep_alive_timeout(Duration::from_secs(10))
         .keep_alive_while_idle(true);
-    Ok(endpoint.connect_with_connector_lazy(connector(credentials, expected, ALPN)))
+    Ok(endpoint.connect_with_connector_lazy(connector))
 }
 
 impl Connector {
@@ -106,12 +115,15 @@ impl Connector {
     pub async fn connect(&self, host: &str, port: u16) -> Result<TlsStream<TcpStream>, ConnectError> {
         let resolved = tokio::net::lookup_host((host, port)).await;
         let resolve_error = |error| ConnectError::Resolve { host: host.chars().take(100).collect(), error };
-        let mut addresses: Vec<SocketAddr> = resolved.map_err(resolve_error)?.take(64).collect();
-        addresses.shuffle(&mut rand::rng());
+        let addresses = resolved.map_err(resolve_error)?.take(64).collect();
+        let addresses = in_order(addresses, *self.last.lock().unwrap_or_else(PoisonError::into_inner));
         let mut last = resolve_error(io::Error::new(io::ErrorKind::NotFound, "the name has no address"));
         for address in addresses {
             match self.connect_address(address).await {
-                Ok(stream) => return Ok(stream),
+                Ok(stream) => {
+                    *self.last.lock().unwrap_or_else(PoisonError::into_inner) = Some(address);
+                    return Ok(stream);
+                }
                 Err(error) => last = error,
             }
         }
@@ -140,6 +152,13 @@ impl Connector {
     }
 }
 
+/// Random, which spreads the callers of a headless Service, with the last connection's address behind all others.
+fn in_order(mut addresses: Vec<SocketAddr>, last: Option<SocketAddr>) -> Vec<SocketAddr> {
+    addresses.shuffle(&mut rand::rng());
+    addresses.sort_by_key(|address| Some(*address) == last);
+    addresses
+}
+
 async fn within<T>(limit: Duration, step: impl Future<Output = io::Result<T>>) -> io::Result<T> {
     tokio::time::timeout(limit, step).await.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()))
 }
@@ -164,3 +183,6 @@ impl tower::Service<Uri> for Connector {
         })
     }
 }
+
+#[cfg(test)]
+mod tests;

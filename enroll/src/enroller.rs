@@ -3,6 +3,7 @@
 //! ```text
 //! keep_svid:     join (once) → challenge → issue with a new key → verify → in use → sleep to 1/2..2/3 of its life ─┐
 //!                     └──────────── on failure: back off, and keep what is in use ─────────────────────────────────┘
+//!    in a pod:   read the token → (challenge, if an SVID is held) → issue ... as above
 //! follow_trust:  open the stream → adopt what is newer, store it → ... → on failure: back off, open again
 //! ```
 //!
@@ -11,15 +12,16 @@ use crate::ca::{Ca, CallError, token_hash};
 use crate::config::EnrollConfig;
 use crate::connect::ConnectError;
 use crate::escaped;
-use crate::schedule::{Clock, Due, MachineClock, asked_delay, retry_delay};
+use crate::pod::Pod;
+use crate::schedule::{Clock, Due, MachineClock, asked_delay, retry_delay, soon_delay};
 use crate::state_dir::{Registration, StateDir, StateError};
 use crate::status::Status;
 use crate::wire::{WireError, trust_state_from_wire};
 use rustls::pki_types::{CertificateDer, UnixTime};
 use signet_identity::verify::{Side, verify_chain};
 use signet_identity::{
-    Adoption, Bundle, Credentials, IdError, KeyError, PrivateKey, Rejection, Svid, SvidError, TrustError, TrustState,
-    WorkloadUid, hex,
+    Adoption, Bundle, Credentials, IdError, KeyError, PrivateKey, Rejection, SpiffeId, Svid, SvidError, TrustError,
+    TrustState, WorkloadUid, hex,
 };
 use signet_proto::ca as wire;
 use std::sync::Arc;
@@ -50,6 +52,9 @@ pub enum EnrollError {
         "this host has not joined yet, and join_token_file is not set or not there: make one with `signet token create`"
     )]
     NoToken,
+    /// The pod's token cannot be read.
+    #[error("the pod's token cannot be read: {0}")]
+    PodToken(String),
     /// A call to the CA.
     #[error(transparent)]
     Call(#[from] CallError),
@@ -78,6 +83,8 @@ pub struct Enroller {
     credentials: Arc<Credentials>,
     status: watch::Sender<Status>,
     state: StateDir,
+    /// In a pod: how it attests.
+    pod: Option<Pod>,
     ca: Ca,
     clock: Arc<dyn Clock>,
     /// Held while the trust state is written, so that an older one is never written over a newer.
@@ -98,8 +105,10 @@ impl Enroller {
         let bootstrap = TrustState { sequence: 0, bundles, ..TrustState::default() };
         // What was in force before the restart comes before the bundle, which only authenticates first contact.
         let trust = state.trust()?.unwrap_or(bootstrap);
-        let registration = state.registration()?;
-        if registration.is_none() && config.join_token.is_none() {
+        let pod = config.token_file.as_deref().map(Pod::new);
+        // A host key that lies there from another life of the directory does not speak for a pod.
+        let registration = if pod.is_some() { None } else { state.registration()? };
+        if pod.is_none() && registration.is_none() && config.join_token.is_none() {
             return Err(EnrollError::NoToken);
         }
         let trust_sequence = trust.sequence;
@@ -107,7 +116,17 @@ impl Enroller {
         let ca = Ca::new(&credentials, config.ca_identity()?, &config.ca_address)?;
         let registered = registration.map(|r| (r.id, r.uid));
         let (status, _) = watch::channel(Status { registered, trust_sequence, ..Status::default() });
-        Ok(Self { config, credentials, status, state, ca, clock, storing: Mutex::default(), answered: Notify::new() })
+        Ok(Self {
+            config,
+            credentials,
+            status,
+            state,
+            pod,
+            ca,
+            clock,
+            storing: Mutex::default(),
+            answered: Notify::new(),
+        })
     }
 
     /// Filled as soon as the CA has answered, renewed from then on.
@@ -128,6 +147,7 @@ impl Enroller {
     async fn keep_svid(&self) {
         let mut refused_token = false;
         let mut lifetime = None;
+        let mut soon = 0;
         loop {
             match self.renew(&mut refused_token).await {
                 Ok(svid) => {
@@ -135,6 +155,7 @@ impl Enroller {
                     lifetime = Some(Duration::from_secs(svid.not_after()).saturating_sub(now.wall));
                     let due = Due::after_issue(now, svid.not_after(), rand::random());
                     self.succeeded(&svid, due.left(now));
+                    soon = 0;
                     while let Some(nap) = due.nap(self.clock.now()) {
                         tokio::time::sleep(nap).await;
                     }
@@ -142,7 +163,15 @@ impl Enroller {
                 Err(error) => {
                     let failures = self.failed(&error);
                     let delay = match &error {
-                        EnrollError::Call(call) => call.asked_delay().map(|asked| asked_delay(asked, rand::random())),
+                        EnrollError::Call(call) => {
+                            if call.is_of_this_replica() {
+                                self.ca.turn_elsewhere();
+                            }
+                            call.asked_delay().map(|asked| asked_delay(asked, rand::random())).or_else(|| {
+                                soon += u32::from(call.soon().is_some());
+                                call.soon().map(|asked| soon_delay(asked, soon, rand::random()))
+                            })
+                        }
                         _ => None,
                     };
                     let delay = delay.unwrap_or_else(|| retry_delay(failures, lifetime, rand::random()));
@@ -155,10 +184,16 @@ impl Enroller {
 
     /// One attempt: joins if that is needed, and puts a new SVID in use.
     async fn renew(&self, refused_token: &mut bool) -> Result<Arc<Svid>, EnrollError> {
-        let registration = self.join(refused_token).await?;
         let key = PrivateKey::generate()?;
         let held = self.credentials.trust().state().sequence;
-        let answer = self.ca.issue(&registration, &key, held).await?;
+        let (answer, registered) = if let Some(pod) = &self.pod {
+            let token = pod.token().await.map_err(EnrollError::PodToken)?;
+            let renewal = pod.renewal(self.credentials.svid(), self.clock.now().wall.as_secs());
+            (self.ca.issue_to_pod(&token, renewal.as_ref(), &key, held).await?, None)
+        } else {
+            let registration = self.join(refused_token).await?;
+            (self.ca.issue(&registration, &key, held).await?, Some((registration.id, registration.uid)))
+        };
         if let Some(trust) = answer.trust {
             self.adopt(trust).await;
         }
@@ -166,16 +201,39 @@ impl Enroller {
         let svid = Svid::new(chain, &key)?;
         let now = UnixTime::since_unix_epoch(self.clock.now().wall);
         verify_chain(svid.chain(), &self.credentials.trust(), now, Side::Server)?;
-        if *svid.id() != registration.id || svid.uid() != Some(&registration.uid) {
-            let uid = svid.uid().map_or("(none)", WorkloadUid::as_str);
-            return Err(EnrollError::OtherIdentity {
-                expected: format!("{} with uid {}", registration.id, registration.uid),
-                found: format!("{} with uid {uid}", svid.id()),
-            });
+        self.is_ours(&svid, registered)?;
+        if let Some(pod) = &self.pod {
+            pod.keep(answer.receipt);
         }
         self.credentials.set_svid(svid);
         // Set a moment ago, and nobody else sets it.
         self.credentials.svid().ok_or(EnrollError::Svid(SvidError::EmptyChain))
+    }
+
+    /// Whether a certificate is for whom this host is registered as, or whom the first certificate made of this pod.
+    fn is_ours(&self, svid: &Svid, registered: Option<(SpiffeId, WorkloadUid)>) -> Result<(), EnrollError> {
+        let other = |expected: String| {
+            let uid = svid.uid().map_or("(none)", WorkloadUid::as_str);
+            EnrollError::OtherIdentity { expected, found: format!("{} with uid {uid}", svid.id()) }
+        };
+        let expected = match (registered, &self.pod, svid.uid()) {
+            (Some(registered), ..) => registered,
+            (None, Some(pod), Some(uid)) if svid.id().trust_domain() == self.config.trust_domain => {
+                pod.is(svid.id(), uid).clone()
+            }
+            _ => return Err(other(format!("a workload of trust domain {} with a uid", self.config.trust_domain))),
+        };
+        if *svid.id() != expected.0 || svid.uid() != Some(&expected.1) {
+            return Err(other(format!("{} with uid {}", expected.0, expected.1)));
+        }
+        if self.pod.is_some() {
+            self.status.send_if_modified(|status| {
+                let first = status.registered.is_none();
+                status.registered = Some(expected);
+                first
+            });
+        }
+        Ok(())
     }
 
     /// The registration to use. A token other than the one that made it is exchanged first; `refused_token` remembers that the

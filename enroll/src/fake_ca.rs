@@ -39,9 +39,29 @@ pub(crate) struct Book {
     pub(crate) refuse_register: Vec<Status>,
     /// Answers the next calls of Issue with these.
     pub(crate) refuse_issue: Vec<Status>,
+    /// Identity and UID by a pod's token.
+    pub(crate) pods: HashMap<String, (String, String)>,
+    /// Receipts that renewals carried, in order; their signatures verified.
+    pub(crate) renewed: Vec<Vec<u8>>,
     /// Changes what Issue certifies.
     pub(crate) tamper: Option<fn(&mut IssueResponse, &Authority)>,
     nonces: Vec<Vec<u8>>,
+}
+
+impl Book {
+    /// Uses up a nonce and checks a signature over it and the request.
+    fn signed(&mut self, label: &[u8], key: &[u8], nonce: &[u8], csr: &[u8], signature: &[u8]) -> Result<(), Status> {
+        let known = self.nonces.iter().position(|known| known == nonce);
+        self.nonces.remove(known.ok_or(Status::permission_denied("nonce"))?);
+        let message = [label, nonce, digest(&SHA256, csr).as_ref()].concat();
+        key::verify_signature(key, &message, signature).map_err(|e| Status::permission_denied(e.to_string()))
+    }
+}
+
+/// The public key of a leaf, whose private half stays with the host.
+pub(crate) fn spki(der: &rustls::pki_types::CertificateDer<'_>) -> Vec<u8> {
+    let at = der.windows(26).position(|w| w == signet_identity::profile::P256_SPKI_PREFIX).unwrap();
+    der[at..at + 91].to_vec()
 }
 
 pub(crate) struct FakeCa {
@@ -143,16 +163,24 @@ impl CertificateAuthority for Service {
         if let Some(status) = book.refuse_issue.pop() {
             return Err(status);
         }
-        let Some(Attestation::HostKey(proof)) = request.attestation else {
-            return Err(Status::invalid_argument("attestation"));
+        let (id, uid) = match &request.attestation {
+            Some(Attestation::HostKey(proof)) => {
+                let (public_key, id, uid) =
+                    book.hosts.get(&proof.host_key_id).cloned().ok_or(Status::permission_denied("no such host key"))?;
+                book.signed(b"signet issue v1\0", &public_key, &proof.nonce, &request.csr, &proof.signature)?;
+                (id, uid)
+            }
+            Some(Attestation::Kubernetes(proof)) => {
+                if let Some(renewal) = &request.renewal {
+                    let leaf = renewal.chain[0].clone().into();
+                    let spki = spki(&leaf);
+                    book.signed(b"signet renew v1\0", &spki, &renewal.nonce, &request.csr, &renewal.signature)?;
+                    book.renewed.push(renewal.receipt.clone());
+                }
+                book.pods.get(&proof.token).cloned().ok_or(Status::permission_denied("no such pod"))?
+            }
+            None => return Err(Status::invalid_argument("attestation")),
         };
-        let nonce = book.nonces.iter().position(|nonce| *nonce == proof.nonce);
-        book.nonces.remove(nonce.ok_or(Status::permission_denied("nonce"))?);
-        let (public_key, id, uid) =
-            book.hosts.get(&proof.host_key_id).cloned().ok_or(Status::permission_denied("no such host key"))?;
-        let signed = [b"signet issue v1\0".as_slice(), &proof.nonce, digest(&SHA256, &request.csr).as_ref()].concat();
-        key::verify_signature(&public_key, &signed, &proof.signature)
-            .map_err(|e| Status::permission_denied(e.to_string()))?;
         let csr = rcgen::CertificateSigningRequestParams::from_der(&request.csr.into())
             .map_err(|e| Status::invalid_argument(e.to_string()))?;
         if !csr.params.subject_alt_names.is_empty() || csr.params.distinguished_name.iter().next().is_some() {
@@ -163,7 +191,8 @@ impl CertificateAuthority for Service {
         let chain = self.authority.certify(&leaf_params(&id.parse().unwrap(), Some(&uid), &validity), &spki);
         book.issued.push(spki);
         let chain = chain.into_iter().map(|der| der.to_vec()).collect();
-        let mut response = IssueResponse { chain, trust: Some(self.trust.borrow().clone()) };
+        let receipt = format!("receipt {}", book.issued.len()).into_bytes();
+        let mut response = IssueResponse { chain, trust: Some(self.trust.borrow().clone()), receipt };
         if let Some(tamper) = book.tamper {
             tamper(&mut response, &self.authority);
         }

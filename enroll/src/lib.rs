@@ -1,6 +1,6 @@
 //! What every program of the mesh but the CA needs from the CA, and what all of them share at their edges:
 //!
-//! - [`Enroller`] registers this host, obtains and renews its SVID, and follows the trust state into [`Credentials`];
+//! - [`Enroller`] registers this host, or shows this pod's token, obtains and renews its SVID, and follows the trust state into [`Credentials`];
 //! - [`connector`] and [`channel`] dial a server whose exact identity is known, [`serve_tls`] accepts for a gRPC server;
 //! - [`settings`] reads configuration files.
 //!
@@ -12,6 +12,7 @@ mod connect;
 mod enroller;
 #[cfg(test)]
 mod fake_ca;
+mod pod;
 mod schedule;
 mod serve;
 pub mod settings;

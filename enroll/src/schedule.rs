@@ -8,6 +8,8 @@ pub const SHORTEST_RETRY: Duration = Duration::from_millis(500);
 pub const LONGEST_RETRY: Duration = Duration::from_mins(1);
 /// The longest delay that a CA may ask for.
 pub const LONGEST_ASKED: Duration = Duration::from_mins(10);
+/// The longest wait for something that should come soon.
+const LONGEST_SOON: Duration = Duration::from_secs(5);
 /// The longest sleep without a look at the clocks: tokio's timers stand still while the machine is suspended, and follow no
 /// step of the wall clock.
 const LONGEST_NAP: Duration = Duration::from_secs(10);
@@ -59,6 +61,13 @@ pub(crate) fn retry_delay(failures: u32, lifetime: Option<Duration>, dice: f64) 
 /// How long to wait when the CA asked for a delay: that, and up to a fifth more.
 pub(crate) fn asked_delay(asked: Duration, dice: f64) -> Duration {
     asked.clamp(Duration::from_millis(10), LONGEST_ASKED).mul_f64(1.0 + dice.clamp(0.0, 1.0) / 5.0)
+}
+
+/// How long to wait when the CA expects to be able to answer soon (a pod's address is not published yet): what it asked for,
+/// doubled with every such answer (`times`, from 1) up to five seconds, and up to a fifth more.
+pub(crate) fn soon_delay(asked: Duration, times: u32, dice: f64) -> Duration {
+    let doubled = asked.saturating_mul(1 << (times.max(1) - 1).min(16));
+    doubled.clamp(Duration::from_millis(10), LONGEST_SOON).mul_f64(1.0 + dice.clamp(0.0, 1.0) / 5.0)
 }
 
 /// What the clocks say now.

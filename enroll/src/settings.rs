@@ -31,6 +31,7 @@ pub use value::{Bytes, Setting, Unfit, Value};
 
 use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet};
+use std::ffi::OsString;
 use std::io::Read as _;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
@@ -61,6 +62,23 @@ impl File {
     pub fn open(path: &Path) -> Result<Self, Problems> {
         let text = read_guarded(path)?;
         Self::parse(path, &text)
+    }
+
+    /// Parses the text in an environment variable, as a pod's sidecar finds its configuration. Problems name `VARIABLE:line`;
+    /// paths in it are best absolute, others are relative to the working directory.
+    pub fn from_environment(variable: &str) -> Result<Self, Problems> {
+        Self::from_variable(variable, std::env::var_os(variable))
+    }
+
+    fn from_variable(variable: &str, value: Option<OsString>) -> Result<Self, Problems> {
+        let place = Path::new(variable);
+        let refuse = |found: &str| Problems::from(Problem::new(place, None, "", found, "a configuration (TOML) in it"));
+        let text = value.ok_or_else(|| refuse("no such environment variable"))?;
+        let text = text.into_string().map_err(|_| refuse("an environment variable that is not UTF-8"))?;
+        if text.len() as u64 > MAX_FILE {
+            return Err(refuse("more than 1 MiB"));
+        }
+        Self::parse(place, &text)
     }
 
     /// Parses `text` as if it had been read from `path`. For tests, and for documents that did not come from a file.

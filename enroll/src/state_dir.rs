@@ -6,14 +6,16 @@
 //!   host.key       registration (identity, UID, id, hash of the token) and the private key, one file so that they agree
 //!   pending.key    the key of a registration whose answer has not been stored yet
 //!   trust.state    newest trust state, signet.ca.v1.TrustState
+//!   lock           held by the one process that uses the directory
 //! ```
 use crate::wire::{WireError, trust_state_from_wire, trust_state_to_wire};
 use prost::Message;
 use signet_identity::{KeyError, PrivateKey, SpiffeId, TrustState, WorkloadUid};
-use std::fs::{self, DirBuilder, File, OpenOptions};
+use std::fs::{self, DirBuilder, File, OpenOptions, TryLockError};
 use std::io::{self, Read, Write};
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use zeroize::Zeroizing;
 
 /// The largest file that is read back. A trust state of 1,000 trust domains has less than a megabyte.
@@ -21,6 +23,7 @@ const MAX_FILE: u64 = 16 << 20;
 const HOST_KEY: &str = "host.key";
 const PENDING_KEY: &str = "pending.key";
 const TRUST: &str = "trust.state";
+const LOCK: &str = "lock";
 
 /// Why the state directory cannot be used. Each message says what mends it.
 #[derive(Debug, thiserror::Error)]
@@ -39,7 +42,7 @@ pub enum StateError {
     #[error("{} is not a directory", .0.display())]
     NotADirectory(PathBuf),
     /// Others than the owner have access.
-    #[error("{path} is open to others (mode {mode:o}); mend it with: chmod {want:o} {path}", path = path.display())]
+    #[error("{path} is open to others (mode {mode:04o}); mend it with: chmod {want:04o} {path}", path = path.display())]
     TooOpen {
         /// Of what.
         path: PathBuf,
@@ -48,6 +51,12 @@ pub enum StateError {
         /// The mode wanted.
         want: u32,
     },
+    /// A second process.
+    #[error(
+        "{} is in use by another process; stop it first, or give this one its own state_dir: two that share a host key are one workload twice",
+        .0.display()
+    )]
+    InUse(PathBuf),
     /// A file of ours that does not read back.
     #[error("{}: {what}; {mend}", path.display())]
     Broken {
@@ -62,7 +71,11 @@ pub enum StateError {
 
 /// The directory, checked.
 #[derive(Debug, Clone)]
-pub(crate) struct StateDir(PathBuf);
+pub(crate) struct StateDir {
+    path: PathBuf,
+    /// Held until the last clone is gone.
+    _lock: Arc<File>,
+}
 
 /// This host as the CA knows it.
 #[derive(Debug)]
@@ -89,11 +102,17 @@ impl StateDir {
             return Err(StateError::NotADirectory(path.to_path_buf()));
         }
         check_mode(path, &metadata, 0o700)?;
-        Ok(Self(path.to_path_buf()))
+        let lock = OpenOptions::new().create(true).truncate(false).write(true).mode(0o600).open(path.join(LOCK));
+        let lock = lock.map_err(io)?;
+        match lock.try_lock() {
+            Ok(()) => Ok(Self { path: path.to_path_buf(), _lock: Arc::new(lock) }),
+            Err(TryLockError::WouldBlock) => Err(StateError::InUse(path.to_path_buf())),
+            Err(TryLockError::Error(error)) => Err(io(error)),
+        }
     }
 
     pub(crate) fn registration(&self) -> Result<Option<Registration>, StateError> {
-        let path = self.0.join(HOST_KEY);
+        let path = self.path.join(HOST_KEY);
         let Some(text) = read_secret(&path)? else { return Ok(None) };
         let broken = |what: String| StateError::Broken {
             path: path.clone(),
@@ -130,7 +149,7 @@ impl StateDir {
         }
         text.push_str(&pem);
         self.replace(HOST_KEY, text.as_bytes())?;
-        let pending = self.0.join(PENDING_KEY);
+        let pending = self.path.join(PENDING_KEY);
         match fs::remove_file(&pending) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => Err(StateError::Io { path: pending, error }),
             _ => Ok(()),
@@ -140,7 +159,7 @@ impl StateDir {
     /// The key for a registration that is about to be asked for. It is on the disk before the CA hears of it, so that a crash
     /// after the answer can ask again with the same key and get the same answer.
     pub(crate) fn pending_key(&self) -> Result<PrivateKey, StateError> {
-        let path = self.0.join(PENDING_KEY);
+        let path = self.path.join(PENDING_KEY);
         let broken = |error: KeyError| StateError::Broken {
             path: path.clone(),
             what: error.to_string(),
@@ -160,7 +179,7 @@ impl StateDir {
 
     /// The newest trust state stored, if any.
     pub(crate) fn trust(&self) -> Result<Option<TrustState>, StateError> {
-        let path = self.0.join(TRUST);
+        let path = self.path.join(TRUST);
         let Some(bytes) = read_secret(&path)? else { return Ok(None) };
         let broken = |what: String| StateError::Broken {
             path: path.clone(),
@@ -176,14 +195,14 @@ impl StateDir {
     }
 
     fn replace(&self, name: &str, content: &[u8]) -> Result<(), StateError> {
-        let (path, beside) = (self.0.join(name), self.write_beside(name, content)?);
+        let (path, beside) = (self.path.join(name), self.write_beside(name, content)?);
         fs::rename(&beside, &path).map_err(|error| StateError::Io { path, error })?;
         self.sync()
     }
 
     /// A synced file beside `name`, which is still to be put in its place. One left over from a crash is overwritten.
     fn write_beside(&self, name: &str, content: &[u8]) -> Result<PathBuf, StateError> {
-        let path = self.0.join(format!("{name}.new"));
+        let path = self.path.join(format!("{name}.new"));
         let write = || {
             let mut file = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&path)?;
             file.write_all(content)?;
@@ -195,9 +214,19 @@ impl StateDir {
 
     /// Makes names last as well as contents.
     fn sync(&self) -> Result<(), StateError> {
-        File::open(&self.0)
+        File::open(&self.path)
             .and_then(|directory| directory.sync_all())
-            .map_err(|error| StateError::Io { path: self.0.clone(), error })
+            .map_err(|error| StateError::Io { path: self.path.clone(), error })
+    }
+}
+
+/// Whether a directory, if it is there, is one that others cannot enter: for the configuration, before anything is opened.
+pub(crate) fn check(path: &Path) -> Result<(), StateError> {
+    match fs::metadata(path) {
+        Ok(metadata) if !metadata.is_dir() => Err(StateError::NotADirectory(path.to_path_buf())),
+        Ok(metadata) => check_mode(path, &metadata, 0o700),
+        // One that is not there is made; one that cannot be seen is refused when it is opened.
+        Err(_) => Ok(()),
     }
 }
 

@@ -128,10 +128,10 @@ pub enum Rejection {
     #[error("leaf: workload uid extension \"{found}\" is not 1 to 64 characters of A-Z a-z 0-9 . _ -")]
     Uid { found: String },
     /// Now is before notBefore (both in unix seconds).
-    #[error("{at} is not valid before {not_before}, and now is {now}")]
+    #[error("{at} is not valid yet: notBefore is {not_before}, and now is {now}")]
     NotYetValid { at: At, not_before: u64, now: u64 },
     /// Now is after notAfter (both in unix seconds).
-    #[error("{at} expired at {not_after}, and now is {now}")]
+    #[error("{at} expired: notAfter is {not_after}, and now is {now}")]
     Expired { at: At, not_after: u64, now: u64 },
     /// There is no bundle for the leaf's trust domain (V5).
     #[error("no bundle for trust domain {0}")]

@@ -75,6 +75,13 @@ impl Svid {
     pub fn chain(&self) -> &[CertificateDer<'static>] {
         &self.certified.cert
     }
+    /// Signs with the leaf's key: ECDSA P-256 with SHA-256, ASN.1 encoded. For proofs that this SVID is held; the message begins
+    /// with a label, so that it is no TLS handshake's.
+    pub fn sign(&self, message: &[u8]) -> Result<Vec<u8>, KeyError> {
+        let scheme = rustls::SignatureScheme::ECDSA_NISTP256_SHA256;
+        let signer = self.certified.key.choose_scheme(&[scheme]).ok_or(KeyError::Sign)?;
+        signer.sign(message).map_err(|_| KeyError::Sign)
+    }
     /// For rustls resolvers.
     pub fn certified_key(&self) -> Arc<rustls::sign::CertifiedKey> {
         self.certified.clone()

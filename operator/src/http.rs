@@ -38,6 +38,8 @@ pub struct Pages {
     pub credentials: Arc<Credentials>,
     /// How it gets its certificate.
     pub enrolment: watch::Receiver<Enrolment>,
+    /// Whether the injection webhook has a certificate; nothing where there is none.
+    pub webhook: Option<watch::Receiver<bool>>,
     /// The identity that sidecars expect of it.
     pub own: SpiffeId,
 }
@@ -116,8 +118,14 @@ impl Pages {
             }
             Some(_) => {}
         }
+        if self.webhook.as_ref().is_some_and(|ready| !*ready.borrow()) {
+            return Some("the injection webhook has no certificate that the API server trusts yet".to_owned());
+        }
         let documents = self.published.snapshot.borrow().is_none();
-        documents.then(|| "the documents could not be read yet: see /status".into())
+        documents.then(|| {
+            let why = self.published.report.borrow().error.clone();
+            why.unwrap_or_else(|| "the documents could not be read yet: see /status".into())
+        })
     }
 
     fn status(&self) -> serde_json::Value {

@@ -4,7 +4,8 @@ use clap::{Parser, Subcommand};
 use signet_enroll::settings::{LogFormat, init_logging};
 use signet_operator::config::Config;
 use signet_operator::program::Program;
-use std::path::PathBuf;
+use signet_operator::uninstall;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use tokio::signal::unix::{SignalKind, signal};
 
@@ -43,10 +44,38 @@ The smallest operator.toml:
         #[arg(long, value_name = "FILTER")]
         log: Option<String>,
     },
+    /// Fails while pods are in the mesh, and names them: `helm uninstall` asks before it begins.
+    #[command(hide = true)]
+    UninstallCheck {
+        /// Names them, and does not fail.
+        #[arg(long)]
+        force: bool,
+    },
+    /// Deletes what was made while the mesh ran: `helm uninstall` asks for it at the end.
+    #[command(hide = true)]
+    UninstallClean {
+        /// Where CA and operator were.
+        #[arg(long, value_name = "NAMESPACE")]
+        namespace: String,
+        /// Root key, trust state and bundle too.
+        #[arg(long)]
+        purge: bool,
+    },
+    /// Writes the custom resource definition of AllowRule and its admission policy: for who builds the chart.
+    #[command(hide = true)]
+    Crd {
+        /// The directory, such as charts/signet/crd.
+        directory: PathBuf,
+    },
 }
 
 fn main() -> ExitCode {
-    let Command::Run { config, files, log_format, log } = Arguments::parse().command;
+    let (config, files, log_format, log) = match Arguments::parse().command {
+        Command::Run { config, files, log_format, log } => (config, files, log_format, log),
+        Command::UninstallCheck { force } => return ended(uninstall_check(force)),
+        Command::UninstallClean { namespace, purge } => return ended(uninstall_clean(&namespace, purge)),
+        Command::Crd { directory } => return ended(write_crd(&directory)),
+    };
     let mut config = match Config::read(&config, files) {
         Ok(config) => config,
         Err(problems) => {
@@ -56,13 +85,55 @@ fn main() -> ExitCode {
     };
     config.log.format = log_format.unwrap_or(config.log.format);
     config.log.filter = log.unwrap_or(config.log.filter);
-    match run(config) {
+    ended(run(config))
+}
+
+fn ended(result: anyhow::Result<()>) -> ExitCode {
+    match result {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             complain(&format!("signet-operator: {error:#}"));
             ExitCode::FAILURE
         }
     }
+}
+
+fn uninstall_check(force: bool) -> anyhow::Result<()> {
+    in_cluster(async |client| {
+        let pods = uninstall::injected(&client).await?;
+        if pods.is_empty() {
+            return Ok(());
+        }
+        let refusal = uninstall::refusal(&pods);
+        if !force {
+            anyhow::bail!(refusal);
+        }
+        complain(&refusal);
+        Ok(())
+    })
+}
+
+fn uninstall_clean(namespace: &str, purge: bool) -> anyhow::Result<()> {
+    in_cluster(async |client| Ok(uninstall::clean(&client, namespace, purge).await?))
+}
+
+/// Runs one command with this pod's service account.
+fn in_cluster(command: impl AsyncFnOnce(kube::Client) -> anyhow::Result<()>) -> anyhow::Result<()> {
+    // The first and only one of this process.
+    drop(rustls::crypto::aws_lc_rs::default_provider().install_default());
+    let mut runtime = tokio::runtime::Builder::new_current_thread();
+    runtime.enable_all().build().context("the runtime did not start")?.block_on(async {
+        let settings = signet_operator::cluster::Settings { sidecar_images: Vec::new(), kubeconfig: None };
+        command(signet_operator::cluster::connect(&settings).await?).await
+    })
+}
+
+fn write_crd(directory: &Path) -> anyhow::Result<()> {
+    for (name, object) in signet_operator::crd::files() {
+        let path = directory.join(name);
+        std::fs::write(&path, signet_operator::crd::text(&object)?).with_context(|| path.display().to_string())?;
+    }
+    Ok(())
 }
 
 #[allow(clippy::print_stderr, reason = "why the program did not start is for whoever started it, log or no log")]

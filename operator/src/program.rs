@@ -2,16 +2,20 @@
 //!
 //! ```text
 //! files ──(a directory, watched)──> state ──(snapshot, report)──┬──> control (mTLS, sidecars)
+//!    or cluster ──(objects, watched)──> its index ──────────────┤
+//!    with a webhook that injects sidecars (webhook, HTTPS)       |
 //! enroll ──(own SVID, trust)───────────────────────────────────-┼──> control
 //!                                                               └──> http (loopback)
 //! ```
-use crate::config::Config;
+use crate::cluster;
+use crate::config::{Config, Source};
 use crate::control::{Hub, serve};
 use crate::files::Watch;
 use crate::http::Pages;
 use crate::metrics::Metrics;
 use crate::state::State;
 use crate::store::Store;
+use crate::webhook;
 use anyhow::Context as _;
 use signet_enroll::Enroller;
 use signet_identity::SpiffeId;
@@ -40,25 +44,44 @@ pub struct Program {
     pub health: SocketAddr,
 }
 
+/// What brings workloads and rules.
+enum Feed {
+    Files(Watch, State),
+    Cluster(Box<cluster::Index>, kube::Client, cluster::Settings, Views),
+}
+
+type Views = tokio::sync::watch::Receiver<std::sync::Arc<cluster::status::View>>;
+
 impl Program {
     /// Opens state and sockets and starts every task.
     pub async fn start(config: Config) -> anyhow::Result<Self> {
         let own = SpiffeId::workload(&config.enroll.trust_domain, &config.enroll.control_namespace, "signet-operator")?;
+        let (identity, namespace) = (own.clone(), config.enroll.control_namespace.clone());
         let state_dir = config.enroll.state_dir.clone();
         let enroller = Enroller::new(config.enroll)?;
         let credentials = enroller.credentials();
-        let store = Store::open(&state_dir)?;
 
         let metrics = Metrics::shared();
-        let (state, published) = State::new(config.settings, store);
+        let (source, published) = match config.source {
+            Source::Files(directory) => {
+                let (state, published) = State::new(config.settings, Store::open(&state_dir)?);
+                (Feed::Files(Watch::new(directory), state), published)
+            }
+            Source::Cluster(cluster) => {
+                let client = cluster::connect(&cluster).await?;
+                let (index, published, views) = cluster::Index::new(config.settings, &namespace);
+                (Feed::Cluster(Box::new(index), client, cluster, views), published)
+            }
+        };
         let hub = Hub::new(published.clone(), config.limits, metrics.clone());
-        let pages = Pages {
+        let mut pages = Pages {
             own,
             published,
             hub: hub.clone(),
             metrics: metrics.clone(),
             credentials: credentials.clone(),
             enrolment: enroller.status(),
+            webhook: None,
         };
 
         let health = bind(config.health, "health").await?;
@@ -66,12 +89,41 @@ impl Program {
         let (health_address, listen) = (health.local_addr()?, control.local_addr()?);
 
         let mut watch = JoinSet::new();
-        let files = Watch::new(config.files);
-        watch.spawn(async move {
-            let error = files.run(state, metrics).await;
-            tracing::error!(%error, "watching the documents ended");
-            "files"
-        });
+        match source {
+            Feed::Files(files, state) => {
+                watch.spawn(async move {
+                    let error = files.run(state, metrics).await;
+                    tracing::error!(%error, "watching the documents ended");
+                    "files"
+                });
+            }
+            Feed::Cluster(index, client, settings, views) => {
+                if let Some(inject) = config.inject {
+                    let webhook = webhook::start(client.clone(), credentials.clone(), inject, &mut watch).await?;
+                    pages.webhook = Some(webhook.ready);
+                }
+                cluster::index::spawn(*index, client.clone(), &settings.sidecar_images, hub.clone(), &mut watch);
+                if let Some((pod, address)) = cluster::own_place() {
+                    let address = SocketAddr::new(address, listen.port()).to_string();
+                    let (times, hub, credentials) =
+                        (cluster::lease::Times::default(), hub.clone(), credentials.clone());
+                    let status = cluster::Status {
+                        client,
+                        namespace,
+                        pod,
+                        address,
+                        times,
+                        views,
+                        hub,
+                        credentials,
+                        own: identity,
+                    };
+                    status.spawn(&mut watch);
+                } else {
+                    tracing::warn!("POD_NAME and POD_IP are not set: this replica writes no status");
+                }
+            }
+        }
         let mut tasks = JoinSet::new();
         tasks.spawn(async move {
             enroller.run().await;

@@ -56,7 +56,13 @@ fn a_configuration_that_others_may_write_is_refused_with_the_chmod_that_mends_it
     assert!(String::from_utf8(output.stderr).unwrap().contains("chmod go-w"));
 }
 
-struct Running(Child, Option<std::thread::JoinHandle<()>>, std::sync::mpsc::Receiver<String>);
+/// The child, who reads its log, what of it was read, and what of that was heard.
+struct Running(
+    Child,
+    Option<std::thread::JoinHandle<()>>,
+    std::sync::mpsc::Receiver<String>,
+    std::cell::RefCell<Vec<String>>,
+);
 
 impl Running {
     fn start(directory: &Path) -> Self {
@@ -68,18 +74,21 @@ impl Running {
         let (lines, heard) = std::sync::mpsc::channel();
         let reader =
             std::thread::spawn(move || log.lines().map_while(Result::ok).for_each(|line| drop(lines.send(line))));
-        Self(child, Some(reader), heard)
+        Self(child, Some(reader), heard, std::cell::RefCell::default())
     }
 
-    /// The first log line with this text.
+    /// The first log line with this text, of those that nobody has asked for yet. Its tasks log side by side: which of two
+    /// lines comes first says nothing.
     fn until(&self, text: &str) -> serde_json::Value {
         let end = Instant::now() + SOON;
+        let mut heard = self.3.borrow_mut();
         loop {
-            let line = self.2.recv_timeout(end.saturating_duration_since(Instant::now()));
-            let line = line.unwrap_or_else(|_| panic!("no log line with {text:?} came"));
-            if line.contains(text) {
-                return serde_json::from_str(&line).unwrap();
+            if let Some(found) = heard.iter().position(|line| line.contains(text)) {
+                return serde_json::from_str(&heard.remove(found)).unwrap();
             }
+            let line = self.2.recv_timeout(end.saturating_duration_since(Instant::now()));
+            let line = line.unwrap_or_else(|_| panic!("no log line with {text:?} came; these did: {heard:#?}"));
+            heard.push(line);
         }
     }
 

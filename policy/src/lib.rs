@@ -23,5 +23,5 @@ pub use compile::{Admits, FEATURES, Mode, Ports, Posture, RuleKey, Source, Table
 pub use egress::{Egress, EgressException};
 pub use model::AllowRule;
 pub use resolve::{Workload, for_workload};
-pub use validate::{Problem, Reading};
+pub use validate::{Problem, Reading, similar};
 pub use verdict::{Caller, Decision, Difference, Reason, RuleRef, Shadow, Verdict};

@@ -56,6 +56,7 @@ pub struct Metadata {
 
 /// What a rule protects, whom it admits, and whether it is in force.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields)]
 pub struct Spec {
     /// What is protected.
@@ -72,6 +73,7 @@ pub struct Spec {
 
 /// Exactly one of `service`, `podSelector` and `all`.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct Target {
     /// The workloads that this Service of the same namespace selects.
@@ -90,6 +92,7 @@ pub struct Target {
 
 /// A port by number or by name.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(untagged)]
 pub enum PortRef {
     /// 1 to 65535.
@@ -100,6 +103,7 @@ pub enum PortRef {
 
 /// Kubernetes' label selector.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct Selector {
     /// All of these.
@@ -112,6 +116,7 @@ pub struct Selector {
 
 /// One requirement of a selector.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields)]
 pub struct Expression {
     /// The label.
@@ -126,6 +131,7 @@ pub struct Expression {
 /// One kind of caller. Exactly one form: `serviceAccount` (with or without `namespace`), `namespace` alone, `identity`,
 /// `anyAuthenticated`, `unauthenticated`.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct From {
     /// The caller's namespace; absent with `serviceAccount`: the rule's own.
@@ -147,6 +153,7 @@ pub struct From {
 
 /// Plaintext callers by address.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields)]
 pub struct Unauthenticated {
     /// At least one network in CIDR form.
@@ -155,6 +162,7 @@ pub struct Unauthenticated {
 
 /// Which requests of HTTP: reserved.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields)]
 pub struct Http {
     /// Any of these; absent: every method.
@@ -167,6 +175,7 @@ pub struct Http {
 
 /// A path: exactly one of the two.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields)]
 pub struct Path {
     /// Whole segments from the front.
@@ -179,6 +188,7 @@ pub struct Path {
 
 /// Whether a rule is in force.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub enum Mode {
     /// Guards its ports and admits what it matches.
     #[default]

@@ -10,6 +10,8 @@ mod spec;
 mod tests;
 mod walk;
 
+pub use similar::similar;
+
 use crate::model::{API_VERSION, AllowRule, KIND, Metadata, Mode, Spec, Target};
 use serde_json::Value;
 use std::fmt;

@@ -48,9 +48,17 @@ enum Action {
     /// Write the redirect rules and source addresses, in place of earlier ones
     Up(Options),
     /// Remove exactly what `up` made
-    Down,
+    Down(Nothing),
     /// Show the rules in nft syntax, changing nothing
     Print(Options),
+}
+
+/// What `down` takes: it removes what is there, whatever the configuration says.
+#[derive(Debug, Default, clap::Args)]
+struct Nothing {
+    /// Accepted so that one command line differs from that of `up` in one word; not read
+    #[arg(long, value_name = "VARIABLE", hide = true)]
+    config_env: Option<String>,
 }
 
 #[derive(Debug, Default, clap::Args)]
@@ -58,6 +66,9 @@ struct Options {
     /// Take the [capture] table, the ports and the UID of this sidecar.toml; flags win over it
     #[arg(long, value_name = "FILE")]
     config: Option<PathBuf>,
+    /// Take them from the TOML in this environment variable
+    #[arg(long, value_name = "VARIABLE", conflicts_with = "config")]
+    config_env: Option<String>,
     /// The user that the sidecar runs as, whose connections are left alone [default: 2137]
     #[arg(long)]
     uid: Option<u32>,
@@ -152,7 +163,7 @@ pub fn run(args: CaptureArgs) -> anyhow::Result<ExitCode> {
             };
             up(&plan)?;
         }
-        Action::Down => down()?,
+        Action::Down(_) => down()?,
         Action::Print(options) => {
             let plan = match plan(options) {
                 Ok(plan) => plan,
@@ -176,10 +187,12 @@ impl WrongOptions {
 }
 
 fn plan(options: Options) -> Result<Plan, WrongOptions> {
-    let mut plan = match &options.config {
-        Some(path) => Config::read(path).map_err(|problems| WrongOptions(problems.to_string()))?.capture,
-        None => Plan::default(),
+    let read = match (&options.config, &options.config_env) {
+        (Some(path), _) => Config::read(path).map(|config| config.capture),
+        (None, Some(variable)) => Config::capture_from_environment(variable),
+        (None, None) => Ok(Plan::default()),
     };
+    let mut plan = read.map_err(|problems| WrongOptions(problems.to_string()))?;
     let take = |port: Option<u16>, into: &mut u16| *into = port.unwrap_or(*into);
     take(options.outbound_port, &mut plan.ports.outbound);
     take(options.plaintext_port, &mut plan.ports.plaintext);

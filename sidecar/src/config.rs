@@ -34,6 +34,7 @@
 //!
 //! [limits]
 //! connections = 16384
+//! connections_per_identity = 8192   # inbound; half of `connections`
 //! handshakes = 256
 //! head_bytes = "8KiB"
 //! head_time = "5s"
@@ -121,6 +122,8 @@ pub struct Ports {
 pub struct Limits {
     /// Connections open at once, both directions together.
     pub connections: u32,
+    /// Tunnels and connections that callers of one identity may hold: half of `connections` unless given.
+    pub connections_per_identity: u32,
     /// Inbound TLS handshakes in progress at once.
     pub handshakes: u32,
     /// Bytes of a CONNECT head.
@@ -151,7 +154,44 @@ pub struct Tunnel {
 impl Config {
     /// Reads and checks the file.
     pub fn read(path: &Path) -> Result<Self, Problems> {
-        let mut file = File::open(path)?;
+        Self::from_file(File::open(path)?)
+    }
+
+    /// Reads and checks what an environment variable holds.
+    pub fn from_environment(variable: &str) -> Result<Self, Problems> {
+        Self::from_file(File::from_environment(variable)?)
+    }
+
+    /// Only what `capture` needs of the configuration in an environment variable. The container that writes the redirect rules
+    /// has neither the bundle nor the token that the rest names; `run` reads that rest before any connection is served.
+    pub fn capture_from_environment(variable: &str) -> Result<Plan, Problems> {
+        Self::capture_from_file(File::from_environment(variable)?)
+    }
+
+    fn capture_from_file(mut file: File) -> Result<Plan, Problems> {
+        let mut root = file.root();
+        root.leave(&[
+            "name",
+            "workers",
+            "runtime_dir",
+            "ca",
+            "operator",
+            "limits",
+            "tunnel",
+            "drain",
+            "log",
+            "access_log",
+        ]);
+        let uid = root.or("uid", ports::UID, "a user number such as 2137");
+        let mut listen = root.table("listen");
+        // `run` reads the addresses.
+        listen.leave(&["addresses"]);
+        let ports = Ports::read(&mut listen);
+        let capture = Plan::read(&mut root.table("capture"), uid.unwrap_or(ports::UID), ports.unwrap_or_default());
+        file.finish(|| capture)
+    }
+
+    fn from_file(mut file: File) -> Result<Self, Problems> {
         let config = Self::from_root(&mut file.root());
         file.finish(|| config)
     }
@@ -244,6 +284,8 @@ impl fmt::Display for Ports {
 impl Limits {
     fn read(table: &mut Table<'_>) -> Option<Self> {
         let connections = table.ranged("connections", 16384, 1..=1_000_000);
+        let half = connections.map_or(8192, |connections: u32| connections.div_ceil(2));
+        let connections_per_identity = table.ranged("connections_per_identity", half, 1..=1_000_000);
         let handshakes = table.ranged("handshakes", 256, 1..=65536);
         let head_bytes = table.ranged("head_bytes", Bytes(8192), Bytes(256)..=Bytes(64 * 1024));
         let moments = Duration::from_millis(100)..=seconds(60);
@@ -252,6 +294,7 @@ impl Limits {
         let unknown_wait = table.ranged("unknown_wait", seconds(5), moments);
         Some(Self {
             connections: connections?,
+            connections_per_identity: connections_per_identity?,
             handshakes: handshakes?,
             head_bytes: head_bytes?.0 as u32,
             head_time: head_time?,

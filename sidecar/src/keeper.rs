@@ -56,9 +56,9 @@ pub async fn keep(shared: Arc<Shared>, ages: Ages) {
 }
 
 fn judge_tunnels(shared: &Shared, ages: Ages) {
-    let (now, instant, trust) = (shared.now(), Instant::now(), shared.credentials.trust());
+    let (now, instant, trust) = (shared.clock.now(), Instant::now(), shared.credentials.trust());
     for tunnel in shared.live.tunnels() {
-        if let Some(reason) = tunnel_verdict(&tunnel, ages, now, instant, &trust) {
+        if let Some(reason) = tunnel_verdict(&tunnel, ages, tunnel.now(now), instant, &trust) {
             tracing::info!(peer = %tunnel.peer.leaf.id, remote = %tunnel.remote, %reason, "tunnel cut");
             tunnel.cut.throw(reason);
         }
@@ -132,12 +132,13 @@ impl Proving {
         let Ok(own) = shared.usable_svid() else { return };
         let instant = Instant::now();
         self.not_before.retain(|_, at| *at > instant);
-        for batch in due(shared.live.tunnels(), shared.now(), own.not_after()) {
+        let now = shared.clock.now();
+        for batch in due(shared.live.tunnels(), |tunnel| tunnel.now(now), own.not_after()) {
             let Some(first) = batch.first() else { continue };
             let leaf = &first.peer.leaf;
             let whom = (first.remote, leaf.id.clone(), leaf.uid.clone());
             if let std::collections::hash_map::Entry::Vacant(place) = self.not_before.entry(whom) {
-                place.insert(instant + pause(shared.now(), first.deadline()));
+                place.insert(instant + pause(first.now(now), first.deadline()));
                 tokio::spawn(prove(shared.clone(), batch));
             }
         }
@@ -146,7 +147,7 @@ impl Proving {
 
 /// The tunnels to prove now, by peer, most urgent first; as many as one proof covers. A certificate that ends no later than a
 /// tunnel's deadline cannot move it.
-fn due(tunnels: Vec<Arc<Tunnel>>, now: u64, own_end: u64) -> Vec<Vec<Arc<Tunnel>>> {
+fn due(tunnels: Vec<Arc<Tunnel>>, now: impl Fn(&Tunnel) -> u64, own_end: u64) -> Vec<Vec<Arc<Tunnel>>> {
     let mut by_peer = HashMap::<_, Vec<_>>::new();
     for tunnel in tunnels {
         if tunnel.outbound && tunnel.must_prove() && tunnel.cut.thrown().is_none() && tunnel.deadline() < own_end {
@@ -157,7 +158,7 @@ fn due(tunnels: Vec<Arc<Tunnel>>, now: u64, own_end: u64) -> Vec<Vec<Arc<Tunnel>
     let is_due = |batch: &mut Vec<Arc<Tunnel>>| {
         batch.sort_by_key(|tunnel| tunnel.deadline());
         batch.truncate(proof::MOST);
-        batch.iter().any(|tunnel| tunnel.prove_at() <= now)
+        batch.iter().any(|tunnel| tunnel.prove_at() <= now(tunnel))
     };
     by_peer.into_values().filter_map(|mut batch| is_due(&mut batch).then_some(batch)).collect()
 }

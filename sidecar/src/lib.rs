@@ -3,6 +3,7 @@
 
 mod admin;
 pub mod capture;
+mod clock;
 pub mod config;
 mod control;
 mod http2;
@@ -14,6 +15,7 @@ pub mod ports;
 mod proof;
 mod record;
 mod refusal;
+mod replay;
 mod report;
 pub mod run;
 mod shared;

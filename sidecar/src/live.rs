@@ -1,6 +1,7 @@
 //! What is open right now, and the means to judge it again. A live tunnel does not outlive trust, and is not cut by the clock
 //! while it can prove itself (design section 3). The data path registers tunnels and connections here; `keeper` (outside this
 //! folder) walks them when rules, trust or time change; admin lists them.
+use crate::clock::{Booted, Moment};
 use crate::path::canonical;
 use arc_swap::ArcSwap;
 use futures::task::AtomicWaker;
@@ -9,10 +10,12 @@ use signet_identity::{Peer, Rejection, SpiffeId, Trust, verify};
 use signet_policy::Caller;
 use std::collections::HashMap;
 use std::net::SocketAddr;
+use std::pin::pin;
 use std::sync::atomic::{AtomicU8, AtomicU64, Ordering::Relaxed};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::task::Context;
 use std::time::{Duration, Instant};
+use tokio::sync::Notify;
 
 /// Why something open was cut.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -34,7 +37,32 @@ pub enum CutReason {
     TunnelGone = 7,
 }
 
+/// What a called sidecar says when it resets a pooled stream because it cut the connection: an error code of HTTP/2 that is
+/// ours, "SIG" and the number of the reason. Peers that do not know it take it for any other error (RFC 9113 section 7).
+const SAID: u32 = 0x5349_4700;
+
 impl CutReason {
+    /// Every reason, by its number.
+    const ALL: [Self; 7] = [
+        Self::RuleGone,
+        Self::TrustGone,
+        Self::NotProvedAgain,
+        Self::EgressGone,
+        Self::Drained,
+        Self::TooOld,
+        Self::TunnelGone,
+    ];
+
+    /// As an error code of HTTP/2.
+    pub fn said(self) -> u32 {
+        SAID | self as u32
+    }
+
+    /// The reason that a peer gave with an error code; `None`: it gave none of ours.
+    pub fn heard(code: u32) -> Option<Self> {
+        Self::ALL.into_iter().find(|reason| reason.said() == code)
+    }
+
     /// Stable, lower case.
     pub fn code(self) -> &'static str {
         match self {
@@ -86,16 +114,8 @@ impl Cut {
 
     /// The reason, once thrown.
     pub fn thrown(&self) -> Option<CutReason> {
-        Some(match self.reason.load(Relaxed) {
-            0 => return None,
-            1 => CutReason::RuleGone,
-            2 => CutReason::TrustGone,
-            3 => CutReason::NotProvedAgain,
-            4 => CutReason::EgressGone,
-            5 => CutReason::Drained,
-            6 => CutReason::TooOld,
-            _ => CutReason::TunnelGone,
-        })
+        let number = self.reason.load(Relaxed);
+        CutReason::ALL.into_iter().find(|reason| *reason as u8 == number)
     }
 
     /// Resolves when thrown.
@@ -156,6 +176,8 @@ pub struct Tunnel {
     deadline: AtomicU64,
     /// Unix seconds of the moment when it should be proved again.
     prove_at: AtomicU64,
+    /// When the machine had booted by the wall clock of the newest proof.
+    booted: AtomicU64,
     opened: Instant,
     /// When the keeper first saw it past its deadline.
     overdue: Mutex<Option<tokio::time::Instant>>,
@@ -183,6 +205,7 @@ impl Tunnel {
             group: "none",
             deadline: AtomicU64::new(validity.end),
             prove_at: AtomicU64::new(validity.prove_at()),
+            booted: AtomicU64::new(validity.booted.to_bits()),
             opened: Instant::now(),
             overdue: Mutex::default(),
             cut: Cut::default(),
@@ -199,6 +222,11 @@ impl Tunnel {
         self.prove_at.load(Relaxed)
     }
 
+    /// Unix seconds for this tunnel's deadlines: a wall clock that is set back makes none of them later.
+    pub fn now(&self, moment: Moment) -> u64 {
+        moment.seconds(Booted::from_bits(self.booted.load(Relaxed)))
+    }
+
     /// What is known of the peer by the newest handshake.
     pub fn evidence(&self) -> Arc<Evidence> {
         self.evidence.load_full()
@@ -209,6 +237,7 @@ impl Tunnel {
         self.evidence.store(evidence);
         if validity.end > self.deadline.fetch_max(validity.end, Relaxed) {
             self.prove_at.store(validity.prove_at(), Relaxed);
+            self.booted.store(validity.booted.to_bits(), Relaxed);
         }
     }
 
@@ -240,13 +269,25 @@ pub struct Validity {
     pub end: u64,
     /// The earlier moment at which two thirds of a leaf's life are over: a pooled tunnel takes no new streams from here on.
     pub no_new_streams_at: u64,
+    /// What the deadlines count by besides the wall clock; nothing until `from`.
+    pub booted: Booted,
 }
 
 impl Validity {
     /// Of two leaves together.
     pub fn of(a: (u64, u64), b: (u64, u64)) -> Self {
         let two_thirds = |(from, to): (u64, u64)| from + to.saturating_sub(from) * 2 / 3;
-        Self { start: a.0.max(b.0), end: a.1.min(b.1), no_new_streams_at: two_thirds(a).min(two_thirds(b)) }
+        Self {
+            start: a.0.max(b.0),
+            end: a.1.min(b.1),
+            no_new_streams_at: two_thirds(a).min(two_thirds(b)),
+            booted: Booted::default(),
+        }
+    }
+
+    /// The same, known from this moment on.
+    pub fn from(self, moment: Moment) -> Self {
+        Self { booted: moment.booted(), ..self }
     }
 
     /// When a pooled tunnel that is opened at `opened` takes no new streams any more. One that is opened after two thirds of a
@@ -295,11 +336,25 @@ pub struct Live {
     pub sent: AtomicU64,
     /// Bytes towards the caller.
     pub received: AtomicU64,
+    /// The reason code by which it was admitted, once it is carried.
+    pub admitted: OnceLock<&'static str>,
+    /// What of `sent` and `received` the metrics have.
+    counted: [AtomicU64; 2],
     /// Cuts it.
     pub cut: Cut,
 }
 
 impl Live {
+    /// Bytes sent and received since the last call. Whoever asks must count them: nobody else will hear of them.
+    pub fn uncounted(&self) -> (u64, u64) {
+        let [sent, received] = &self.counted;
+        let since = |all: &AtomicU64, counted: &AtomicU64| {
+            let all = all.load(Relaxed);
+            all.saturating_sub(counted.fetch_max(all, Relaxed))
+        };
+        (since(&self.sent, sent), since(&self.received, received))
+    }
+
     /// Who calls, as the policy sees it.
     pub fn caller(&self) -> Caller<'_> {
         match &self.tunnel {
@@ -315,6 +370,7 @@ pub struct Registry {
     next: AtomicU64,
     connections: Mutex<HashMap<u64, Arc<Live>>>,
     tunnels: Mutex<HashMap<Exporter, Arc<Tunnel>>>,
+    emptied: Notify,
 }
 
 /// Takes what it holds out of the registry when dropped.
@@ -361,13 +417,21 @@ impl Registry {
             own,
             sent: 0.into(),
             received: 0.into(),
+            admitted: OnceLock::new(),
+            counted: Default::default(),
             cut: Cut::default(),
         });
         lock(&self.connections).insert(number, item.clone());
         Registered {
             registry: self.clone(),
             item,
-            remove: |registry, live| drop(lock(&registry.connections).remove(&live.number)),
+            remove: |registry, live| {
+                let mut connections = lock(&registry.connections);
+                connections.remove(&live.number);
+                if connections.is_empty() {
+                    registry.emptied.notify_waiters();
+                }
+            },
         }
     }
 
@@ -394,6 +458,16 @@ impl Registry {
     /// How many connections are open now.
     pub fn count(&self) -> usize {
         lock(&self.connections).len()
+    }
+
+    /// Resolves when no connection is open.
+    pub async fn emptied(&self) {
+        let mut emptied = pin!(self.emptied.notified());
+        // From here on it hears of every moment without a connection, so that none falls between the look and the wait.
+        emptied.as_mut().enable();
+        if self.count() > 0 {
+            emptied.await;
+        }
     }
 
     /// Every tunnel that is open now.

@@ -1,9 +1,10 @@
 //! signet-sidecar: see `--help`.
 use clap::{Parser, Subcommand};
+use signet_enroll::settings::Problems;
 use signet_sidecar::capture::{self, CaptureArgs};
 use signet_sidecar::config::Config;
 use signet_sidecar::run;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 /// Transparent mutual TLS and allow rules beside one workload.
@@ -22,8 +23,11 @@ enum Command {
     /// Carry this workload's traffic until SIGTERM
     Run {
         /// The configuration; every problem in it is reported at once, with exit code 2
-        #[arg(long, value_name = "FILE")]
-        config: PathBuf,
+        #[arg(long, value_name = "FILE", required_unless_present = "config_env")]
+        config: Option<PathBuf>,
+        /// The environment variable that holds the configuration (TOML), in place of a file: how a pod's sidecar is told
+        #[arg(long, value_name = "VARIABLE", conflicts_with = "config")]
+        config_env: Option<String>,
     },
     /// Write, remove or show the redirect rules
     Capture(CaptureArgs),
@@ -35,7 +39,7 @@ fn main() -> ExitCode {
     drop(rustls::crypto::aws_lc_rs::default_provider().install_default());
     let outcome = match Args::parse().command {
         Command::Capture(args) => capture::run(args),
-        Command::Run { config } => match Config::read(&config) {
+        Command::Run { config, config_env } => match read(config.as_deref(), config_env.as_deref()) {
             Ok(config) => serve(&config),
             Err(problems) => {
                 complain(&problems);
@@ -47,6 +51,14 @@ fn main() -> ExitCode {
         complain(&format!("signet-sidecar: {error:#}"));
         ExitCode::FAILURE
     })
+}
+
+/// clap has made sure that one of the two is there.
+fn read(file: Option<&Path>, variable: Option<&str>) -> Result<Config, Problems> {
+    match variable {
+        Some(variable) => Config::from_environment(variable),
+        None => Config::read(file.unwrap_or(Path::new("sidecar.toml"))),
+    }
 }
 
 fn serve(config: &Config) -> anyhow::Result<ExitCode> {

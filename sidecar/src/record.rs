@@ -1,6 +1,6 @@
 //! What is said about one connection when it ends: collected on the way, written once. A connection that is dropped without
 //! a word (a panic, the end of the process) is still written, as unfinished.
-use crate::live::{Direction, Live, Tunnel};
+use crate::live::{CutReason, Direction, Live, Tunnel};
 use crate::refusal::Broken;
 use crate::refusal::Refusal;
 use crate::shared::Shared;
@@ -140,8 +140,11 @@ impl Record {
         if self.facts.reason == "unfinished" {
             self.facts.reason = self.facts.verdict.as_ref().map_or("meshed", |verdict| verdict.reason.code());
         }
+        // Set once: nobody else carries it.
+        let admitted = *live.admitted.get_or_init(|| self.facts.reason);
         self.shared.observe.opened(&self.facts);
         let result = carried.await;
+        self.shared.observe.moved(live, admitted);
         (self.facts.sent, self.facts.received) = (live.sent.load(Relaxed), live.received.load(Relaxed));
         match &result {
             Ok(()) => {}
@@ -149,7 +152,10 @@ impl Record {
                 self.facts.reason = reason.code();
                 self.facts.text = Some(reason.to_string());
             }
-            Err(broken) => self.facts.text = Some(broken.to_string()),
+            Err(broken) => {
+                self.facts.reason = broken.cut().map_or(self.facts.reason, CutReason::code);
+                self.facts.text = Some(broken.to_string());
+            }
         }
         let bytes = self.facts.sent + self.facts.received;
         self.write();

@@ -1,6 +1,7 @@
 //! Why a connection was not carried. Each refusal has a stable code for logs, metrics and `Proxy-Status`, and a text that tells
 //! the person what to do.
-use signet_identity::{Rejection, SpiffeId, WorkloadUid};
+use crate::live::CutReason;
+use signet_identity::Rejection;
 use signet_policy::Reason;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
@@ -43,10 +44,6 @@ pub enum Refusal {
     PeerCertificate(Rejection),
     #[error("the peer refused this sidecar's certificate or broke off the handshake: {0}")]
     RefusedByPeer(io::Error),
-    #[error("the peer proved {found}, want {want}")]
-    WrongIdentity { found: SpiffeId, want: SpiffeId },
-    #[error("the peer proved workload UID {}, want {want}", found.as_ref().map_or("none", WorkloadUid::as_str))]
-    WrongUid { found: Option<WorkloadUid>, want: WorkloadUid },
     #[error("the peer speaks no framing that this sidecar knows")]
     NoFraming,
     #[error("the peer answered {status}{}", reason.as_deref().map(|r| format!(": {r}")).unwrap_or_default())]
@@ -73,6 +70,8 @@ pub enum Refusal {
     SourceAddress(io::Error),
     #[error("the limit of {0} is reached")]
     Limit(&'static str),
+    #[error("callers of this identity hold {0} connections, which is the limit (connections_per_identity)")]
+    IdentityLimit(usize),
     #[error("the sidecar is stopping")]
     Draining,
     #[error("the operator names {0} as unmeshed behind a Service and as meshed by itself")]
@@ -101,8 +100,6 @@ impl Refusal {
             Self::Handshake(_) => "handshake_failed",
             Self::PeerCertificate(rejection) => rejection.code(),
             Self::RefusedByPeer(_) => "refused_by_peer",
-            Self::WrongIdentity { .. } => "wrong_identity",
-            Self::WrongUid { .. } => "wrong_uid",
             Self::NoFraming => "no_framing",
             // The verdict's own reason, so that both sides' records and metrics say the same; only codes that we know.
             Self::PeerAnswered { reason, .. } => reason
@@ -120,6 +117,7 @@ impl Refusal {
             Self::Application(..) => "application_unreachable",
             Self::SourceAddress(_) => "source_address",
             Self::Limit(_) => "limit",
+            Self::IdentityLimit(_) => "limit_identity",
             Self::Draining => "draining",
             Self::Contradiction(_) => "contradiction",
             Self::Shared(refusal) => refusal.code(),
@@ -133,7 +131,11 @@ impl Refusal {
             Self::NotConnect => 405,
             Self::HeadTooLarge(_) => 431,
             Self::HeadTimeout(_) => 408,
-            Self::Application(..) | Self::SourceAddress(_) | Self::Limit(_) | Self::Draining => 503,
+            Self::Application(..)
+            | Self::SourceAddress(_)
+            | Self::Limit(_)
+            | Self::IdentityLimit(_)
+            | Self::Draining => 503,
             Self::Shared(refusal) => refusal.status(),
             _ => 400,
         }
@@ -143,7 +145,7 @@ impl Refusal {
     pub fn proxy_status(&self) -> String {
         let token = match self {
             Self::Application(..) => "connection_refused",
-            Self::SourceAddress(_) | Self::Limit(_) => "connection_limit_reached",
+            Self::SourceAddress(_) | Self::Limit(_) | Self::IdentityLimit(_) => "connection_limit_reached",
             Self::Denied(_) | Self::NoConfiguration => "http_request_denied",
             Self::ForeignTarget(_) | Self::OwnPort(_) => "destination_ip_prohibited",
             _ => "http_request_error",
@@ -160,8 +162,6 @@ impl Refusal {
             | Self::Handshake(_)
             | Self::PeerCertificate(_)
             | Self::RefusedByPeer(_)
-            | Self::WrongIdentity { .. }
-            | Self::WrongUid { .. }
             | Self::TunnelBroke(_) => true,
             Self::PeerAnswered { status, .. } => *status == 503,
             Self::Shared(refusal) => refusal.is_worth_another_endpoint(),
@@ -178,5 +178,22 @@ pub enum Broken {
     #[error("writing to the {0}: {1}")]
     Write(&'static str, io::Error),
     #[error("cut: {0}")]
-    Cut(crate::live::CutReason),
+    Cut(CutReason),
 }
+
+impl Broken {
+    /// Why it was cut, here or by the peer; `None` when it was not cut.
+    pub fn cut(&self) -> Option<CutReason> {
+        match self {
+            Self::Cut(reason) => Some(*reason),
+            Self::Read(_, error) | Self::Write(_, error) => {
+                error.get_ref().and_then(|inner| inner.downcast_ref::<CutByPeer>()).map(|cut| cut.0)
+            }
+        }
+    }
+}
+
+/// The peer's sidecar cut the connection and said why. The reason is one of ours: nothing of what the peer sent is shown.
+#[derive(Debug, thiserror::Error)]
+#[error("the peer cut it: {0}")]
+pub struct CutByPeer(pub CutReason);

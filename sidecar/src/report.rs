@@ -1,6 +1,6 @@
 //! What the data path says about connections: into the metrics, the access log and the edge counters that go to the operator.
 //! Called from the data path threads; never blocks them.
-use crate::live::Direction;
+use crate::live::{Direction, Live};
 use crate::observe::{AccessLog, Metrics};
 use crate::record::Facts;
 use signet_proto::control::Edge;
@@ -72,6 +72,11 @@ impl Reporter {
     /// A connection is being carried.
     pub fn opened(&self, facts: &Facts) {
         self.metrics.opened(facts);
+    }
+
+    /// Counts what a connection has moved since the last time.
+    pub fn moved(&self, live: &Live, admitted: &'static str) {
+        self.metrics.moved(live, admitted);
     }
 
     /// A connection has ended, or was refused.

@@ -15,6 +15,7 @@ use crate::observe::AccessLog;
 use crate::path::Path;
 use crate::path::listen::Purpose;
 use crate::path::socket::{self, Sources};
+use crate::replay::{Declared, Replay};
 use crate::report::Reporter;
 use crate::shared::{Settings, Shared};
 use crate::view::View;
@@ -57,6 +58,7 @@ pub fn run(config: &Config) -> anyhow::Result<()> {
     let shared = Shared::new(settings(config), credentials.clone(), view.clone(), sources, reporter.clone());
     let operator = SpiffeId::workload(&config.ca.trust_domain, &config.ca.control_namespace, "signet-operator")
         .context("the operator's identity")?;
+    let replay = replay(config)?;
     let store = Store::new(runtime_dir);
     let connected = Arc::new(AtomicBool::new(false));
     let control = Control {
@@ -79,8 +81,10 @@ pub fn run(config: &Config) -> anyhow::Result<()> {
             shared: shared.clone(),
             metrics: reporter.metrics.clone(),
             access_log: access_log.clone(),
+            enrolment: enroller.status(),
             operator_connected: connected,
             readiness: shared.readiness.clone(),
+            replay,
         });
         let loopback = [Ipv4Addr::LOCALHOST.into(), Ipv6Addr::LOCALHOST.into()];
         tokio::spawn(admin::serve(Door::Admin, doors(&loopback, config.ports.admin)?, source.clone()));
@@ -98,7 +102,8 @@ pub fn run(config: &Config) -> anyhow::Result<()> {
         tracing::info!(grace = ?config.drain_grace, open = shared.live.count(), "stopping: no new inbound connections; what is open may finish");
         drain.send_replace(true);
         tokio::select! {
-            () = drained(&shared, config.drain_grace) => {}
+            () = shared.live.emptied() => {}
+            () = tokio::time::sleep(config.drain_grace) => {}
             // Asked twice: at once.
             _ = terminate.recv() => {}
             _ = interrupt.recv() => {}
@@ -115,6 +120,21 @@ pub fn run(config: &Config) -> anyhow::Result<()> {
         }
         anyhow::Ok(())
     })
+}
+
+/// In a pod, what injection declared in the environment; elsewhere nothing.
+fn replay(config: &Config) -> anyhow::Result<Option<Replay>> {
+    let variable = |name: &str| match std::env::var(name) {
+        Ok(text) => Ok(text),
+        Err(std::env::VarError::NotPresent) => Ok(String::new()),
+        Err(error) => Err(error).context(name.to_owned()),
+    };
+    let (probes, addresses) = (variable("SIGNET_PROBES")?, variable("SIGNET_POD_IPS")?);
+    if probes.is_empty() {
+        return Ok(None);
+    }
+    let declared = Declared::read(&probes, &addresses, &config.ports.all())?;
+    Ok(Some(Replay::new(declared, Sources::new(capture::sources(config.capture.source_addresses)))))
 }
 
 /// Notes the first certificate and the first configuration.
@@ -137,10 +157,7 @@ fn doors(addresses: &[IpAddr], port: u16) -> anyhow::Result<Vec<tokio::net::TcpL
     let mut listeners = Vec::new();
     for ip in addresses {
         let address = SocketAddr::new(*ip, port);
-        match admin::open(address) {
-            Err(error) if ip.is_ipv6() && no_ipv6(&error) => {}
-            opened => listeners.push(opened.with_context(|| format!("cannot listen on {address}"))?),
-        }
+        listeners.extend(unless_no_ipv6(address, admin::open(address))?);
     }
     Ok(listeners)
 }
@@ -153,17 +170,6 @@ async fn look_for_redirect(shared: Arc<Shared>) {
         drop(tokio::time::timeout(Duration::from_secs(1), tokio::net::TcpStream::connect(capture::PROBE)).await);
         tokio::time::sleep(pause).await;
         pause = (pause * 2).min(Duration::from_secs(1));
-    }
-}
-
-/// Resolves when nothing is open any more, or the grace is over.
-async fn drained(shared: &Shared, grace: Duration) {
-    let end = tokio::time::Instant::now() + grace;
-    while tokio::time::Instant::now() < end {
-        if shared.live.count() == 0 {
-            return;
-        }
-        tokio::time::sleep(Duration::from_millis(50)).await;
     }
 }
 
@@ -180,12 +186,8 @@ fn start_workers(
     for number in 0..config.workers {
         let mut listeners = Vec::new();
         for (purpose, address) in addresses(config) {
-            let listener = match socket::listen(address) {
-                // A host without IPv6 has nothing to listen on there.
-                Err(error) if address.is_ipv6() && no_ipv6(&error) => continue,
-                opened => opened.with_context(|| format!("cannot listen on {address} for {purpose:?}"))?,
-            };
-            listeners.push((purpose, listener));
+            let listener = unless_no_ipv6(address, socket::listen(address)).with_context(|| format!("{purpose:?}"))?;
+            listeners.extend(listener.map(|listener| (purpose, listener)));
         }
         let (shared, draining, mut stopping) = (shared.clone(), draining.clone(), stopping.clone());
         let body = move || -> anyhow::Result<()> {
@@ -201,9 +203,18 @@ fn start_workers(
     Ok(workers)
 }
 
-fn no_ipv6(error: &std::io::Error) -> bool {
+/// What was opened; nothing on a host without IPv6, which has nothing to listen on there.
+fn unless_no_ipv6<T>(address: SocketAddr, opened: std::io::Result<T>) -> anyhow::Result<Option<T>> {
     use rustix::io::Errno;
-    matches!(Errno::from_io_error(error), Some(Errno::AFNOSUPPORT | Errno::ADDRNOTAVAIL))
+    match opened {
+        Err(error)
+            if address.is_ipv6()
+                && matches!(Errno::from_io_error(&error), Some(Errno::AFNOSUPPORT | Errno::ADDRNOTAVAIL)) =>
+        {
+            Ok(None)
+        }
+        opened => opened.map(Some).with_context(|| format!("cannot listen on {address}")),
+    }
 }
 
 fn addresses(config: &Config) -> Vec<(Purpose, SocketAddr)> {
@@ -229,6 +240,7 @@ fn settings(config: &Config) -> Settings {
         streams: config.tunnel.streams,
         alone_above: config.tunnel.alone_above,
         connections: config.limits.connections as usize,
+        per_identity: config.limits.connections_per_identity as usize,
         handshakes: config.limits.handshakes as usize,
         own_ports: config.ports.all().to_vec(),
     }

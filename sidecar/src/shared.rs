@@ -1,15 +1,18 @@
 //! What every data path thread shares: settings, credentials, the view of the mesh, what is open, and the limits. Built by `run`.
 use crate::admin::{Readiness, Step};
+use crate::clock::{Booted, Clock};
 use crate::live::{Direction, Registry};
 use crate::path::socket;
 use crate::refusal::Refusal;
 use crate::report::Reporter;
 use crate::tls::Framing;
 use crate::view::View;
-use signet_identity::{ClientAuth, Credentials, Svid, WorkloadUid};
+use arc_swap::ArcSwapOption;
+use signet_identity::{ClientAuth, Credentials, SpiffeId, Svid, WorkloadUid};
+use std::collections::HashMap;
 use std::net::{IpAddr, SocketAddr};
-use std::sync::Arc;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 /// Times and sizes of the data path, from the configuration.
@@ -31,6 +34,8 @@ pub struct Settings {
     pub alone_above: u64,
     /// Connections at once.
     pub connections: usize,
+    /// Of them, those that callers of one identity may hold: tunnels, and connections on pooled ones.
+    pub per_identity: usize,
     /// Handshakes in progress at once, inbound.
     pub handshakes: usize,
     /// Ports of the sidecar itself.
@@ -47,6 +52,33 @@ pub struct Limits {
     handshakes: Arc<Semaphore>,
     /// Handshakes in progress, and those that wait for their turn: whoever has proved nothing yet holds no more than this.
     unproven: Arc<Semaphore>,
+    per_identity: usize,
+    /// How many each identity holds that holds any.
+    identities: Arc<Mutex<HashMap<SpiffeId, usize>>>,
+}
+
+/// A place among those of one identity; free again when dropped.
+#[derive(Debug)]
+pub struct Place {
+    identities: Arc<Mutex<HashMap<SpiffeId, usize>>>,
+    id: SpiffeId,
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        let mut identities = lock(&self.identities);
+        if let Some(held) = identities.get_mut(&self.id) {
+            *held -= 1;
+            if *held == 0 {
+                identities.remove(&self.id);
+            }
+        }
+    }
+}
+
+/// Every operation under the lock is one entry: a panic leaves nothing half done.
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// How many wait for each handshake that is in progress.
@@ -63,6 +95,8 @@ impl Limits {
             inbound: semaphore(settings.connections.div_ceil(4) * 3),
             handshakes: semaphore(settings.handshakes),
             unproven: semaphore(settings.handshakes.saturating_mul(WAITING + 1)),
+            per_identity: settings.per_identity,
+            identities: Arc::default(),
         }
     }
 
@@ -73,6 +107,17 @@ impl Limits {
             Direction::Outbound => None,
         };
         Some((self.connections.clone().try_acquire_owned().ok()?, inbound))
+    }
+
+    /// One more tunnel or connection of a caller that has proved this identity: no caller takes the places of all others.
+    pub fn place(&self, id: &SpiffeId) -> Result<Place, Refusal> {
+        let mut identities = lock(&self.identities);
+        let held = identities.entry(id.clone()).or_default();
+        if *held >= self.per_identity {
+            return Err(Refusal::IdentityLimit(self.per_identity));
+        }
+        *held += 1;
+        Ok(Place { identities: self.identities.clone(), id: id.clone() })
     }
 
     /// One more inbound handshake, when its turn comes; `None` at once when too many wait.
@@ -123,6 +168,10 @@ pub struct Shared {
     pub limits: Limits,
     /// rustls configurations.
     pub tls: Configs,
+    /// The time.
+    pub clock: Clock,
+    /// The SVID that was looked at last, and what its end counts by besides the wall clock.
+    end: ArcSwapOption<(Arc<Svid>, Booted)>,
 }
 
 impl Shared {
@@ -133,6 +182,18 @@ impl Shared {
         view: Arc<View>,
         sources: socket::Sources,
         observe: Reporter,
+    ) -> Arc<Self> {
+        Self::with_clock(settings, credentials, view, sources, observe, Clock::machine())
+    }
+
+    /// By another clock.
+    pub fn with_clock(
+        settings: Settings,
+        credentials: Arc<Credentials>,
+        view: Arc<View>,
+        sources: socket::Sources,
+        observe: Reporter,
+        clock: Clock,
     ) -> Arc<Self> {
         let limits = Limits::new(&settings);
         // The record layer takes the traffic keys out of rustls after each handshake.
@@ -157,6 +218,8 @@ impl Shared {
             readiness: Arc::default(),
             limits,
             tls,
+            clock,
+            end: ArcSwapOption::empty(),
         })
     }
 
@@ -165,16 +228,27 @@ impl Shared {
         self.readiness.reached(Step::Redirect);
     }
 
-    /// Unix seconds.
-    #[allow(clippy::unused_self, reason = "the clock belongs to what is shared")]
+    /// Unix seconds by the wall clock.
     pub fn now(&self) -> u64 {
-        SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_secs())
+        self.clock.now().wall.as_secs()
     }
 
     /// The present SVID, if it is still valid: nothing is proved with one that has ended.
     pub fn usable_svid(&self) -> Result<Arc<Svid>, Refusal> {
         let svid = self.credentials.svid().ok_or(Refusal::NoSvid)?;
-        if svid.not_after() < self.now() { Err(Refusal::SvidExpired) } else { Ok(svid) }
+        if svid.not_after() < self.now_for(&svid) { Err(Refusal::SvidExpired) } else { Ok(svid) }
+    }
+
+    /// Unix seconds for the end of our SVID. The keeper asks every second, so that a new one is known from its first on.
+    fn now_for(&self, svid: &Arc<Svid>) -> u64 {
+        let now = self.clock.now();
+        match &*self.end.load() {
+            Some(held) if Arc::ptr_eq(&held.0, svid) => now.seconds(held.1),
+            _ => {
+                self.end.store(Some(Arc::new((svid.clone(), now.booted()))));
+                now.wall.as_secs()
+            }
+        }
     }
 
     pub fn is_own_port(&self, to: SocketAddr) -> bool {

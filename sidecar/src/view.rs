@@ -26,6 +26,10 @@ pub struct State {
     pub addresses: HashSet<IpAddr>,
     /// Who may call.
     pub table: Table,
+    /// What `table` was compiled of, for people.
+    pub rules: Vec<WorkloadRule>,
+    /// The same: what unguarded ports admit.
+    pub inbound: Posture,
     /// Whom it may call that is not meshed.
     pub egress: Egress,
     /// Where meshed workloads can be: unknown is not unmeshed here.
@@ -41,6 +45,8 @@ pub enum Destination {
     Unmeshed,
     /// A Service: its own ports, each with endpoints.
     Service(HashMap<u16, Vec<Endpoint>>),
+    /// A node of a cluster: these of its ports lead into the mesh, all others to the node itself, which has no sidecar.
+    Node(HashMap<u16, Vec<Endpoint>>),
     /// A workload's own address: every port goes there unchanged.
     Workload(Endpoint),
 }
@@ -248,6 +254,8 @@ impl State {
             workload: format!("{}/{}", config.workload_namespace, config.workload_name),
             addresses: config.addresses.iter().map(|a| address(a)).collect::<Result<_, _>>()?,
             table: Table::compile(inbound, &rules),
+            rules,
+            inbound,
             egress: Egress { default, exceptions },
             mesh_ranges: config.mesh_ranges.iter().map(prefix).collect::<Result<_, _>>()?,
         })
@@ -273,7 +281,7 @@ impl Destination {
                         let endpoints = each.endpoints.iter().map(Endpoint::read).collect::<Result<_, _>>()?;
                         ports.insert(port(each.port)?, endpoints);
                     }
-                    Self::Service(ports)
+                    if from.other_ports_unmeshed { Self::Node(ports) } else { Self::Service(ports) }
                 }
             }
         })

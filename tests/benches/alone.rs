@@ -124,6 +124,7 @@ async fn load(tokens: &[String], csr: &[u8], pem: &str) -> (usize, (f64, f64)) {
                         csr: csr.clone(),
                         trust_sequence_held: 0,
                         attestation: Some(Attestation::HostKey(proof)),
+                        renewal: None,
                     };
                     client.issue(request).await.expect("a certificate");
                     waits.push(Instant::now().duration_since(start).as_secs_f64() * 1000.0);

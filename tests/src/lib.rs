@@ -1,8 +1,11 @@
 //! Helpers of the tests that need more than one program. The network and the mesh come from `signet::demo`, so that demo and
 //! tests stand on the same ground; here are the applications on it, and certificates made by a tool that is not ours.
 pub mod apps;
+pub mod cluster;
+pub mod oci;
 pub mod openssl;
 pub mod outside;
+pub mod workload;
 
 use signet::demo::{
     mesh::{Family, Join, Mesh, Options, Workload},

@@ -48,14 +48,8 @@ impl ServerCertVerifier for Anyone {
     }
 }
 
-/// A TLS connection with a client certificate and one ALPN name. Call it in a tokio runtime.
-pub async fn tls(
-    from: &Namespace,
-    to: IpAddr,
-    port: u16,
-    pair: &Pair,
-    alpn: &[u8],
-) -> io::Result<TlsStream<TcpStream>> {
+/// A configuration with a client certificate and one ALPN name. It keeps every session that a server gives it, and resumes.
+pub fn client_config(pair: &Pair, alpn: &[u8]) -> Arc<ClientConfig> {
     let provider = Arc::new(aws_lc_rs::default_provider());
     let chain: Vec<_> =
         CertificateDer::pem_file_iter(&pair.chain).expect("the chain").map(|c| c.expect("PEM")).collect();
@@ -68,7 +62,35 @@ pub async fn tls(
         .with_client_auth_cert(chain, key)
         .expect("chain and key");
     config.alpn_protocols = vec![alpn.to_vec()];
-    let tcp = call(from, to, port)?;
-    tcp.set_nonblocking(true)?;
-    TlsConnector::from(Arc::new(config)).connect(ServerName::IpAddress(to.into()), TcpStream::from_std(tcp)?).await
+    Arc::new(config)
+}
+
+/// A machine that calls with one configuration again and again.
+#[derive(Debug)]
+pub struct Outside<'a> {
+    /// Where it calls from.
+    pub machine: &'a Namespace,
+    /// What it remembers from one connection to the next.
+    pub config: Arc<ClientConfig>,
+}
+
+impl Outside<'_> {
+    /// A TLS connection. Call it in a tokio runtime.
+    pub async fn connect(&self, to: IpAddr, port: u16) -> io::Result<TlsStream<TcpStream>> {
+        let tcp = call(self.machine, to, port)?;
+        tcp.set_nonblocking(true)?;
+        let name = ServerName::IpAddress(to.into());
+        TlsConnector::from(Arc::clone(&self.config)).connect(name, TcpStream::from_std(tcp)?).await
+    }
+}
+
+/// A TLS connection with a client certificate and one ALPN name. Call it in a tokio runtime.
+pub async fn tls(
+    from: &Namespace,
+    to: IpAddr,
+    port: u16,
+    pair: &Pair,
+    alpn: &[u8],
+) -> io::Result<TlsStream<TcpStream>> {
+    Outside { machine: from, config: client_config(pair, alpn) }.connect(to, port).await
 }

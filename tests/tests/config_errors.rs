@@ -1,12 +1,14 @@
 //! Bad configuration: every program names all that is wrong at once, with line and mend, exits with 2, and has not opened a
 //! socket.
 #![allow(clippy::unwrap_used, reason = "a test ends where something is not as it must be")]
-use signet_tests::programs;
+use signet::demo::process::wait_for;
+use signet_tests::{SOON, programs};
 use std::{
     fs,
-    os::unix::fs::PermissionsExt as _,
+    net::TcpListener,
+    os::unix::{fs::PermissionsExt as _, process::CommandExt as _},
     path::{Path, PathBuf},
-    process::{Command, Output},
+    process::{Command, Output, Stdio},
 };
 
 struct Scratch(PathBuf);
@@ -92,6 +94,77 @@ fn a_file_that_is_not_there_is_refused_by_name() {
         assert_eq!(out.status.code(), Some(2), "{program}: {said}");
         assert!(said.contains("/nowhere/config.toml"), "{program}: {said}");
     }
+}
+
+#[test]
+fn a_bad_configuration_is_refused_before_any_socket_is_opened() {
+    // Every port that the file names is taken: a program that opened one first would complain of that instead.
+    let taken = TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = taken.local_addr().unwrap().port();
+    for (program, listen) in [
+        ("signet-ca", format!("listen = \"127.0.0.1:{port}\"\nhealth = \"127.0.0.1:{port}\"\n")),
+        ("signet-operator", format!("listen = \"127.0.0.1:{port}\"\nhealth = \"127.0.0.1:{port}\"\n")),
+        ("signet-sidecar", format!("[listen]\naddresses = [\"127.0.0.1\"]\nhealth = {port}\n")),
+    ] {
+        refused(program, &format!("no_such_key = 1\n{listen}"), 0o600, &["no_such_key"]);
+        let scratch = Scratch::new(&format!("{program}-socket"));
+        let config = scratch.file("config.toml", &format!("no_such_key = 1\n{listen}"), 0o600);
+        let out = run(program, &config, &scratch.0);
+        assert!(!String::from_utf8_lossy(&out.stderr).contains("listen on"), "{program}");
+    }
+    // Nor has anybody called.
+    taken.set_nonblocking(true).unwrap();
+    assert!(taken.accept().is_err());
+}
+
+#[test]
+fn a_state_directory_that_others_may_enter_is_refused_like_every_other_setting() {
+    for program in PROGRAMS {
+        let scratch = Scratch::new(&format!("{program}-state"));
+        let state = scratch.0.join("state");
+        fs::create_dir_all(&state).unwrap();
+        fs::set_permissions(&state, fs::Permissions::from_mode(0o755)).unwrap();
+        let line = format!("state_dir = {:?}\n", state.display().to_string());
+        let text = if program == "signet-ca" { line } else { format!("[ca]\n{line}") };
+        refused(
+            program,
+            &text,
+            0o600,
+            &["state_dir", "0755", &format!("chmod 0700 {}", state.display()), "trust_domain"],
+        );
+        assert_eq!(fs::read_dir(&state).unwrap().count(), 0, "{program} wrote into it");
+    }
+}
+
+#[test]
+fn another_user_than_the_cas_own_is_told_whom_to_be() {
+    let scratch = Scratch::new("ca-user");
+    let owner = 2137;
+    fs::set_permissions(&scratch.0, fs::Permissions::from_mode(0o755)).unwrap();
+    let program = scratch.0.join("signet-ca");
+    fs::copy(programs().join("signet-ca"), &program).unwrap();
+    let state = scratch.0.join("state");
+    fs::create_dir_all(&state).unwrap();
+    fs::set_permissions(&state, fs::Permissions::from_mode(0o700)).unwrap();
+    let text =
+        "trust_domain = \"a.example\"\nlisten = \"127.0.0.1:0\"\nhealth = \"127.0.0.1:0\"\nstate_dir = \"state\"\n";
+    let config = scratch.file("ca.toml", text, 0o600);
+    for path in [&state, &config] {
+        std::os::unix::fs::chown(path, Some(owner), Some(owner)).unwrap();
+    }
+    let mut ca = Command::new(&program);
+    ca.args(["run", "--config"]).arg(&config).uid(owner).gid(owner).stderr(Stdio::null());
+    let mut ca = ca.spawn().unwrap();
+    let socket = state.join("admin.sock");
+    let served = wait_for("the CA serves", SOON * 2, || socket.exists().then_some(()));
+    let out =
+        Command::new(programs().join("signet")).args(["token", "list", "--socket"]).arg(&socket).output().unwrap();
+    let said = String::from_utf8_lossy(&out.stderr).into_owned();
+    ca.kill().unwrap();
+    ca.wait().unwrap();
+    served.unwrap();
+    assert_eq!(out.status.code(), Some(1), "{said}");
+    assert!(said.contains("this CA runs as user 2137") && said.contains("setpriv --reuid 2137"), "{said}");
 }
 
 #[test]

@@ -7,9 +7,10 @@ use signet::demo::{
 use signet_tests::{
     SOON,
     apps::{End, Server, call, echoed, end_of, is_reset, reaches},
-    join, mesh, pair,
+    join, mesh, mesh_with, pair,
 };
 use std::{
+    collections::{BTreeMap, BTreeSet},
     io::{Read as _, Write as _},
     net::IpAddr,
     time::{Duration, Instant},
@@ -17,7 +18,10 @@ use std::{
 
 /// A mesh with the usual pair, and an echo server on 8080.
 fn stage() -> (Mesh, Workload, Workload, Server) {
-    let mut mesh = mesh();
+    stage_in(mesh())
+}
+
+fn stage_in(mut mesh: Mesh) -> (Mesh, Workload, Workload, Server) {
     let (checkout, orders) = pair(&mut mesh);
     let server = Server::echo(&orders.machine, 8080);
     wait_for("the rule is in force", SOON, || reaches(&checkout.machine, orders.machine.v4, 8080).ok()).unwrap();
@@ -26,11 +30,34 @@ fn stage() -> (Mesh, Workload, Workload, Server) {
 
 #[test]
 fn while_the_ca_is_away_everything_goes_on_and_the_first_failure_is_logged_and_counted() {
-    let (mut mesh, checkout, orders, _server) = stage();
+    // Renewed at 20 to 27 s of 40: between the first failure and the end there is time to look.
+    let leaf = Duration::from_secs(40);
+    let (mut mesh, checkout, orders, _server) = stage_in(mesh_with(|options| options.leaf_lifetime = Some(leaf)));
+    let held = checkout.serial().unwrap();
+    assert_eq!(checkout.metric("signet_sidecar_certificate_failures_total"), 0);
     mesh.ca.take().unwrap().kill();
-    for _ in 0..20 {
+    let end = checkout.metric("signet_sidecar_svid_not_after_seconds");
+    wait_for("a failed renewal is counted", leaf, || {
         reaches(&checkout.machine, orders.machine.v4, 8080).unwrap();
-    }
+        (checkout.metric("signet_sidecar_certificate_failures_total") > 0).then_some(())
+    })
+    .unwrap();
+    let log = checkout.log();
+    let first = log.lines().find(|line| line.contains("no new certificate")).expect("the first failure is logged");
+    assert!(first.contains("failures=1") && first.contains("retry_in=") && first.contains("WARN"), "{first}");
+    assert!(
+        log.lines().any(|line| line.contains("no new certificate") && line.contains(":15012")),
+        "where the CA should be: {log}"
+    );
+    // What is in use stays in use.
+    assert_eq!(checkout.serial().unwrap(), held);
+    assert_eq!(checkout.metric("signet_sidecar_svid_not_after_seconds"), end);
+    reaches(&checkout.machine, orders.machine.v4, 8080).unwrap();
+    mesh.start_ca().unwrap();
+    wait_for("the next one, by itself", SOON * 6, || {
+        (checkout.metric("signet_sidecar_svid_not_after_seconds") > end).then_some(())
+    })
+    .unwrap();
 }
 
 #[test]
@@ -133,9 +160,11 @@ fn kill_9_of_the_operator_and_its_restart_leave_every_verdict_as_it_was() {
 }
 
 #[test]
-fn kill_9_of_the_ca_at_any_moment_lets_every_token_be_used_at_most_once_and_hands_out_no_unknown_serial() {
-    let mut mesh = mesh();
-    let mut names = Vec::new();
+fn kill_9_of_the_ca_at_any_moment_lets_every_token_be_used_at_most_once_and_journals_every_certificate() {
+    let quick = mesh_with(|options| options.leaf_lifetime = Some(Duration::from_secs(4)));
+    let (mut mesh, checkout, orders, _server) = stage_in(quick);
+    let stranger = join(&mut mesh, "stranger", &[]);
+    let mut workloads = vec![checkout, orders, stranger];
     for n in 0..4 {
         let name = format!("w{n}");
         let machine = mesh.world.machine(&name).unwrap();
@@ -143,20 +172,60 @@ fn kill_9_of_the_ca_at_any_moment_lets_every_token_be_used_at_most_once_and_hand
         let mut workload = mesh.prepare(machine, &join).unwrap();
         workload.capture("up").unwrap();
         workload.start_sidecar().unwrap();
-        // In the middle of its attestation, for some of them.
+        // In the middle of its attestation, for some of them, and of the others' renewals.
         std::thread::yield_now();
         mesh.ca.take().unwrap().kill();
+        // The last configuration is in force, and no verdict is another one.
+        let [checkout, orders, stranger, ..] = workloads.as_slice() else { panic!("the first three") };
+        assert!(reaches(&stranger.machine, orders.machine.v4, 8080).is_err());
         mesh.start_ca().unwrap();
-        names.push(workload);
+        wait_for("the CA's absence is over", SOON * 3, || reaches(&checkout.machine, orders.machine.v4, 8080).ok())
+            .unwrap();
+        workloads.push(workload);
     }
-    for workload in &mut names {
+    for workload in &mut workloads {
         workload.ready(Duration::from_mins(1)).unwrap();
     }
-    let mut serials: Vec<String> = names.iter().map(|workload| workload.serial().unwrap()).collect();
-    let count = serials.len();
-    serials.sort();
-    serials.dedup();
-    assert_eq!(serials.len(), count, "two workloads with one serial");
+    mesh.ca.take().unwrap().kill();
+
+    // Every certificate that anybody ever held, by his own word, is in the journal, once and under his name.
+    let database = rusqlite::Connection::open(mesh.ca_dir().join("state.db")).unwrap();
+    let mut rows = database.prepare("SELECT lower(hex(serial)), coalesce(uid, '') FROM journal").unwrap();
+    let journal: Vec<(String, String)> =
+        rows.query_map([], |row| Ok((row.get(0)?, row.get(1)?))).unwrap().map(Result::unwrap).collect();
+    let by_serial: BTreeMap<&str, &str> = journal.iter().map(|(s, uid)| (s.as_str(), uid.as_str())).collect();
+    assert_eq!(by_serial.len(), journal.len(), "a serial was given twice");
+    for workload in &workloads {
+        let held = serials(&workload.log());
+        assert!(!held.is_empty(), "{} held a certificate", workload.name);
+        for serial in held {
+            let uid = by_serial.get(serial.as_str()).copied();
+            assert_eq!(uid, Some(format!("{}-1", workload.name).as_str()), "serial {serial}");
+        }
+    }
+    for serial in serials(&mesh.operator.as_ref().unwrap().log()) {
+        assert!(by_serial.contains_key(serial.as_str()), "the operator's {serial}");
+    }
+    // Every token registered one host key, and is gone.
+    let count = |sql: &str| database.query_row(sql, [], |row| row.get::<_, u32>(0)).unwrap() as usize;
+    assert_eq!(count("SELECT count(*) FROM join_tokens"), 0, "a token that was used can be used again");
+    assert_eq!(
+        count("SELECT count(*) FROM host_keys"),
+        workloads.len() + 1,
+        "one for each workload, one for the operator"
+    );
+    assert_eq!(count("SELECT count(DISTINCT token_hash) FROM host_keys"), workloads.len() + 1);
+    assert_eq!(count("SELECT count(DISTINCT key_id) FROM host_keys"), workloads.len() + 1);
+}
+
+/// The serials of all certificates that a program says it took in use.
+fn serials(log: &str) -> BTreeSet<String> {
+    let lines = log.lines().filter(|line| line.contains("certificate in use"));
+    let serial = |line: &str| {
+        let rest = line.split_once("serial=").expect("the line names the serial").1;
+        rest.trim_start_matches('"').split(['"', ' ']).next().unwrap_or_default().to_owned()
+    };
+    lines.map(serial).collect()
 }
 
 #[test]

@@ -2,8 +2,8 @@
 //! the crate that it concerns, F17 and F1 in `tunnel_with_outside_peers`, F22, F34 and F39 in `faults`, F38 in `rotation`.
 #![allow(clippy::unwrap_used, reason = "a test ends where something is not as it must be")]
 use signet::demo::{
-    mesh::{Mesh, Workload},
-    process::{Process, wait_for},
+    mesh::{Join, Mesh, Workload},
+    process::{Process, Signal, wait_for},
     world::Namespace,
 };
 use signet_tests::{
@@ -16,7 +16,7 @@ use signet_tests::{
 use std::{
     collections::BTreeSet,
     io::{Read as _, Write as _},
-    net::TcpStream,
+    net::{IpAddr, TcpStream},
     process::Command,
     time::Duration,
 };
@@ -51,25 +51,113 @@ fn listening(machine: &Namespace) -> (BTreeSet<u16>, BTreeSet<u16>) {
     ports
 }
 
+/// Sockets of other kinds that anything of a machine holds: UDP and raw.
+fn other_sockets(machine: &Namespace) -> usize {
+    let tables = ["udp", "udp6", "udplite", "udplite6", "raw", "raw6"];
+    let lines = |table: &str| {
+        let path = format!("/proc/thread-self/net/{table}");
+        // A kernel without a protocol has no table for it.
+        machine.enter(|| std::fs::read_to_string(path)).unwrap().map_or(0, |text| text.lines().skip(1).count())
+    };
+    tables.into_iter().map(lines).sum()
+}
+
 #[test]
 fn f8_every_open_port_of_every_program_is_mutual_tls_or_health_or_loopback() {
     let mut mesh = mesh();
-    let (checkout, orders, _server) = stage(&mut mesh);
+    // Nothing but ours listens on these machines: the server of the usual stage would be one more.
+    let (checkout, orders) = pair(&mut mesh);
+    let hub = mesh.world.hub().clone();
+    // One that is still without a certificate and a configuration, too.
+    let machine = mesh.world.machine("late").unwrap();
+    let mut late =
+        mesh.prepare(machine, &Join { name: "late", namespace: "shop", service_account: "late", ports: &[] }).unwrap();
+    mesh.ca.as_ref().unwrap().signal(Signal::STOP);
+    late.capture("up").unwrap();
+    late.start_sidecar().unwrap();
+    wait_for("it listens", SOON, || late.admin("/certificates").ok()).unwrap();
     // 15006 takes captured connections only; see F22 for what a direct one gets.
-    assert_eq!(listening(&checkout.machine).1, BTreeSet::from([15006, 15008, 15021]));
-    assert_eq!(listening(mesh.world.hub()).1, BTreeSet::from([15010, 15012]));
-    assert!(listening(mesh.world.hub()).0.is_superset(&BTreeSet::from([15022, 15023])));
-    // From another machine: health answers health and metrics alone.
+    for workload in [&checkout, &orders, &late] {
+        let (loopback, open) = listening(&workload.machine);
+        assert_eq!(open, BTreeSet::from([15006, 15008, 15021]), "{}", workload.name);
+        assert_eq!(loopback, BTreeSet::from([15001, 15020]), "{}", workload.name);
+        assert_eq!(other_sockets(&workload.machine), 0, "{}", workload.name);
+    }
+    mesh.ca.as_ref().unwrap().signal(Signal::CONT);
+    let (loopback, open) = listening(&hub);
+    assert_eq!(open, BTreeSet::from([15010, 15012]));
+    assert_eq!(loopback, BTreeSet::from([15022, 15023]));
+    assert_eq!(other_sockets(&hub), 0);
+
+    let pages = [
+        "/",
+        "/certificates",
+        "/connections",
+        "/config",
+        "/verdicts",
+        "/status",
+        "/debug/pprof",
+        "/quitquitquit",
+        "/stop",
+    ];
     let outside = mesh.world.machine("outside").unwrap();
-    for path in ["/", "/certificates", "/connections", "/config", "/debug/pprof", "/quitquitquit", "/stop"] {
-        let answer = http(&outside, orders.machine.v4, 15021, "GET", path);
-        assert!(!answer.starts_with("HTTP/1.1 200"), "{path}: {answer}");
+    for target in [&checkout, &orders] {
+        for address in target.machine.addresses() {
+            // From another machine health answers health and metrics alone.
+            for page in ["/healthz", "/readyz", "/metrics"] {
+                assert!(http_to(&outside, address, 15021, page).starts_with("HTTP/1.1 200"), "{address} {page}");
+            }
+            for page in pages {
+                assert!(http_to(&outside, address, 15021, page).starts_with("HTTP/1.1 404"), "{address} {page}");
+            }
+            // And without a certificate the tunnel says nothing but TLS, and ends the handshake.
+            assert!(!http_to(&outside, address, 15008, "/").contains("HTTP"), "{address}");
+            assert!(refuses_the_nameless(&outside, address, 15008), "{address}");
+            // Loopback ports are on loopback.
+            for port in [15001, 15020] {
+                assert_eq!(http_to(&outside, address, port, "/config"), "", "{address}:{port}");
+            }
+        }
     }
-    // And without a certificate the others answer no byte but TLS.
-    for (address, port) in [(orders.machine.v4, 15008), (mesh.world.hub().v4, 15010), (mesh.world.hub().v4, 15012)] {
-        let answer = http(&outside, address, port, "GET", "/");
-        assert!(!answer.contains("HTTP"), "{address}:{port}: {answer}");
+    for address in [IpAddr::from(hub.v4)] {
+        for port in [15010, 15012] {
+            assert!(!http_to(&outside, address, port, "/").contains("HTTP"), "{address}:{port}");
+        }
+        assert!(refuses_the_nameless(&outside, address, 15010), "the operator knows its callers");
+        // Whoever joins has no certificate yet: the CA's port is TLS, and what is asked there carries its own proof.
+        assert!(!refuses_the_nameless(&outside, address, 15012));
+        for port in [15022, 15023] {
+            assert_eq!(http_to(&outside, address, port, "/metrics"), "", "{address}:{port}");
+        }
     }
+    // On loopback: what can be read is a list, and nothing else is there.
+    for (machine, port, more) in [
+        (&hub, 15022, &[][..]),
+        (&hub, 15023, &["/status"][..]),
+        (&orders.machine, 15020, &["/certificates", "/connections", "/config", "/verdicts"][..]),
+    ] {
+        for page in pages.into_iter().filter(|page| !more.contains(page)) {
+            let answer = machine.enter(|| http_here(port, "GET", page)).unwrap();
+            assert!(answer.starts_with("HTTP/1.1 404"), "{port}{page}: {answer}");
+        }
+    }
+    // The rules that are in force can be read there.
+    let config = orders.admin("/config").unwrap();
+    assert!(config.contains("shop/orders-callers") && config.contains("/sa/checkout"), "{config}");
+}
+
+/// Whether TLS ends with a caller that shows no certificate. In TLS 1.3 the refusal comes after the handshake.
+fn refuses_the_nameless(from: &Namespace, to: IpAddr, port: u16) -> bool {
+    let to = std::net::SocketAddr::new(to, port);
+    let mut command = Command::new("sh");
+    command.args([
+        "-c",
+        &format!("(timeout 1 tail -f /dev/null) | timeout 10 openssl s_client -connect {to} -tls1_3 -alpn h2 -msg"),
+    ]);
+    let out = from.output(command).unwrap();
+    let said = format!("{}{}", String::from_utf8_lossy(&out.stdout), String::from_utf8_lossy(&out.stderr));
+    assert!(said.contains("ServerHello"), "{to} speaks no TLS 1.3: {said}");
+    said.contains("certificate required") || said.contains("certificate_required")
 }
 
 #[test]
@@ -309,6 +397,12 @@ fn good_peer(mesh: &Mesh) -> Pair {
     let dir = mesh.world.dir().join("openssl");
     let shop = Workshop::with_root(&dir, &mesh.ca_dir().join("bundle.pem"), &mesh.ca_dir().join("root.key"));
     shop.leaf("good", &Leaf::good("spiffe://demo.signet.dev/ns/shop/sa/checkout", "outside-1"))
+}
+
+fn http_to(from: &Namespace, to: IpAddr, port: u16, path: &str) -> String {
+    let Ok(mut stream) = call(from, to, port) else { return String::new() };
+    stream.set_read_timeout(Some(SOON)).unwrap();
+    ask(&mut stream, "GET", path)
 }
 
 fn http(from: &Namespace, to: std::net::Ipv4Addr, port: u16, method: &str, path: &str) -> String {

@@ -1,6 +1,9 @@
 //! Certificates that live for seconds, under traffic: nobody notices but the logs. And what must be noticed at once.
 #![allow(clippy::unwrap_used, reason = "a test ends where something is not as it must be")]
-use signet::demo::{mesh::Mesh, process::wait_for};
+use signet::demo::{
+    mesh::{Mesh, Workload},
+    process::wait_for,
+};
 use signet_tests::{
     SOON,
     apps::{End, Server, call, echoed, end_of, is_reset, reaches},
@@ -32,6 +35,8 @@ fn a_hundred_renewals_under_traffic_fail_no_request_and_one_connection_outlives_
     wait_for("the rule is in force", SOON, || reaches(&checkout.machine, orders.machine.v4, 8080).ok()).unwrap();
     let mut open = call(&checkout.machine, orders.machine.v4, 8080).unwrap();
     echoed(&mut open, b"before all of it").unwrap();
+    let alone = || (inbound(&orders)?.len() == 1).then(|| oldest(&orders)).flatten();
+    let first = wait_for("it alone is open", SOON, alone).unwrap();
 
     // Each caller ends its connection first and so keeps its port for a minute: as many callers' machines do.
     checkout.machine.set("net/ipv4/tcp_tw_reuse", "1").unwrap();
@@ -52,12 +57,16 @@ fn a_hundred_renewals_under_traffic_fail_no_request_and_one_connection_outlives_
             })
         })
         .collect();
-    let mut seen = BTreeSet::new();
-    let limit = LEAF * 75;
-    let hundred = wait_for("100 renewals", limit, || {
-        seen.extend(checkout.serial().ok());
-        seen.extend(orders.serial().ok());
-        (seen.len() > 100 || callers.iter().any(std::thread::JoinHandle::is_finished)).then_some(())
+    // A hundred of each: every renewal is seen, because each certificate is in use for at least half of its life.
+    let (mut own, mut theirs, mut proofs) = (BTreeSet::new(), BTreeSet::new(), BTreeSet::new());
+    let limit = LEAF * 150;
+    let hundred = wait_for("100 renewals of both", limit, || {
+        own.extend(checkout.serial().ok());
+        theirs.extend(orders.serial().ok());
+        // By its number it is the connection that was opened before all of this.
+        proofs.extend(oldest(&orders).map(|oldest| oldest["proved_until"].as_u64().unwrap()));
+        let all = own.len() > 100 && theirs.len() > 100;
+        (all || callers.iter().any(std::thread::JoinHandle::is_finished)).then_some(())
     });
     stop.store(true, Ordering::Relaxed);
     let mut requests = 0;
@@ -65,6 +74,9 @@ fn a_hundred_renewals_under_traffic_fail_no_request_and_one_connection_outlives_
         requests += caller.join().unwrap().unwrap();
     }
     hundred.unwrap();
+    // Once for each pair of certificates at most, and never so late that it was cut.
+    assert!(proofs.len() > 40, "proved again {} times while it was open", proofs.len());
+    assert_eq!(oldest(&orders).unwrap()["number"], first["number"], "it is the same connection");
     assert!(requests > 1000, "only {requests} requests");
     assert_eq!(
         echoed(&mut open, b"after all of it").unwrap(),
@@ -75,8 +87,22 @@ fn a_hundred_renewals_under_traffic_fail_no_request_and_one_connection_outlives_
     // The same connection is cut when its rule goes.
     mesh.allow("shop", "orders", &[8080], &["somebody-else"]).unwrap();
     assert_ne!(end_of(&mut open, Duration::from_secs(5)), End::Open, "still open though no rule admits it");
-    let why = || orders.log().contains("cut_rule_gone").then_some(());
-    wait_for("the log says why", SOON, why).unwrap();
+    for (side, workload) in [("called", &orders), ("caller's", &checkout)] {
+        let why = || workload.log().contains("reason=cut_rule_gone").then_some(());
+        wait_for(&format!("the {side} side says why"), SOON, why).unwrap();
+    }
+}
+
+/// The inbound connections that are open.
+fn inbound(workload: &Workload) -> Option<Vec<serde_json::Value>> {
+    let page: serde_json::Value = serde_json::from_str(&workload.admin("/connections").ok()?).ok()?;
+    let connections = page["connections"].as_array()?;
+    Some(connections.iter().filter(|c| c["direction"] == "inbound").cloned().collect())
+}
+
+/// The one of them that has been open for longest.
+fn oldest(workload: &Workload) -> Option<serde_json::Value> {
+    inbound(workload)?.into_iter().min_by_key(|c| c["number"].as_u64())
 }
 
 #[test]

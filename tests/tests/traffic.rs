@@ -239,6 +239,9 @@ fn a_reader_that_does_not_read_costs_bounded_memory_and_does_not_stop_its_neighb
         }
     });
     reaches_ping(&checkout, &orders);
+    // The neighbours share the pool: with tunnels of their own there would be nothing to stop.
+    let pooled = || checkout.log().contains("framing=pooled").then_some(());
+    wait_for("the ping is logged", SOON, pooled).unwrap();
     let before = resident(&checkout) + resident(&orders);
     let deaf: Vec<TcpStream> = (0..8)
         .map(|_| {
@@ -265,6 +268,16 @@ fn a_reader_that_does_not_read_costs_bounded_memory_and_does_not_stop_its_neighb
         let took = Instant::now().duration_since(start);
         assert!(took < Duration::from_secs(2), "a neighbour waited {took:?}");
     }
+    // Counters move while connections are open, and those who read nothing opened all of these.
+    let moved = checkout.admin("/verdicts").unwrap();
+    let moved: serde_json::Value = serde_json::from_str(&moved).unwrap();
+    let received: u64 = moved["verdicts"].as_array().unwrap().iter().filter_map(|v| v["received"].as_u64()).sum();
+    assert!(received > 100_000, "only {received} bytes are counted while the flood is open");
+    wait_for("the neighbours are logged", SOON, || {
+        (checkout.log().lines().filter(|line| line.contains(" outbound carried ")).count() > 20).then_some(())
+    })
+    .unwrap();
+    assert!(!checkout.log().contains("framing=alone"), "somebody was given a tunnel of his own");
     drop(deaf);
 }
 

@@ -165,13 +165,19 @@ fn s_client(from: &Namespace, address: &str, pair: Option<&Pair>, more: &[&str])
     from.output(command).expect("openssl runs")
 }
 
-/// Leaves with one fault each, and the words of the sidecar's log that name it.
-fn faults(
-    shop: &Workshop,
-    mesh: &Mesh,
-    identity: &str,
-    uid: &str,
-) -> Vec<(&'static str, Pair, &'static [&'static str])> {
+/// What is wrong, the leaf, the reason code and the field.
+type Fault = (&'static str, Pair, &'static str, &'static str);
+
+/// Whether a record of the access log has this reason and names this field.
+fn says(log: &str, code: &str, field: &str) -> bool {
+    log.lines().any(|line| {
+        let text = line.split_once(" text=").map_or("", |(_, text)| text);
+        line.contains(&format!("reason={code} ")) && text.contains(field)
+    })
+}
+
+/// Leaves with one fault each, and what the sidecar's log must say of it: the reason code, and words that name the field.
+fn faults(shop: &Workshop, mesh: &Mesh, identity: &str, uid: &str) -> Vec<Fault> {
     let good = || Leaf::good(identity, uid);
     let leaf = |name: &str, leaf: &Leaf<'_>| shop.leaf(name, leaf);
     let other_root = Workshop::new(&mesh.world.dir().join("other-root"), TRUST_DOMAIN);
@@ -201,25 +207,87 @@ fn faults(
     let wrong_domain = identity.replace(TRUST_DOMAIN, "elsewhere.example");
     let upper = identity.replace("spiffe://demo", "spiffe://DEMO");
     let encoded = identity.replace("/sa/", "/%73a/");
+    let nul = "critical,DER:30:22:86:20:73:70:69:66:66:65:3a:2f:2f:64:65:6d:6f:2e:73:69:67:6e:65:74:2e:64:65:76:2f:6e:73:00:73:68:6f:70";
+    let two = san(&format!("URI:{identity},URI:spiffe://demo.signet.dev/x"));
+    let ca_bits = "critical,digitalSignature,keyCertSign";
+    let as_ca = good().with("basicConstraints", "critical,CA:TRUE").with("keyUsage", ca_bits);
     vec![
-        ("a trust domain without a bundle", other_domain.leaf("domain", &Leaf::good(&wrong_domain, uid)), &["trust domain", "bundle"]),
-        ("our trust domain from another's root", other_root.leaf("stranger", &good()), &["issuer", "chain", "root"]),
-        ("another trust domain below our root", leaf("td", &Leaf::good(&wrong_domain, uid)), &["trust domain", "bundle"]),
-        ("two URI SANs", leaf("two", &good().with("subjectAltName", &san(&format!("URI:{identity},URI:spiffe://demo.signet.dev/x")))), &["URI"]),
-        ("no SAN", leaf("none", &good().without("subjectAltName")), &["SAN", "URI", "subjectAltName"]),
-        ("a DNS SAN alone", leaf("dns", &good().with("subjectAltName", &san("DNS:orders"))), &["URI"]),
-        ("a CA as leaf", leaf("ca", &good().with("basicConstraints", "critical,CA:TRUE").with("keyUsage", "critical,digitalSignature,keyCertSign")), &["CA", "basicConstraints"]),
-        ("expired", leaf("expired", &expired), &["expired", "notAfter"]),
-        ("not yet valid", leaf("future", &future), &["not yet", "notBefore", "not valid"]),
-        ("no EKU", leaf("eku", &good().without("extendedKeyUsage")), &["extendedKeyUsage", "extended key usage"]),
-        ("half an EKU", leaf("half", &good().with("extendedKeyUsage", "clientAuth")), &["extendedKeyUsage", "extended key usage", "serverAuth"]),
-        ("no keyUsage", leaf("ku", &good().without("keyUsage")), &["keyUsage", "key usage"]),
-        ("keyUsage not critical", leaf("kunc", &good().with("keyUsage", "digitalSignature")), &["keyUsage", "key usage"]),
-        ("an unknown critical extension", leaf("critical", &good().with("1.2.3.4.5", "critical,ASN1:UTF8String:x")), &["critical"]),
-        ("a NUL in the SAN", leaf("nul", &good().with("subjectAltName", "critical,DER:30:22:86:20:73:70:69:66:66:65:3a:2f:2f:64:65:6d:6f:2e:73:69:67:6e:65:74:2e:64:65:76:2f:6e:73:00:73:68:6f:70")), &["URI", "SPIFFE", "spiffe"]),
-        ("upper case in the trust domain", leaf("upper", &good().with("subjectAltName", &san(&format!("URI:{upper}")))), &["URI", "SPIFFE", "spiffe"]),
-        ("percent-encoding in the path", leaf("percent", &good().with("subjectAltName", &san(&format!("URI:{encoded}")))), &["URI", "SPIFFE", "spiffe"]),
-        ("a chain that is too long", shop.signed("long", &good(), &long), &["chain", "path", "deep", "certificates"]),
+        (
+            "a trust domain without a bundle",
+            other_domain.leaf("domain", &Leaf::good(&wrong_domain, uid)),
+            "peer_trust_domain_unknown",
+            "trust domain elsewhere.example",
+        ),
+        (
+            "our trust domain from another's root",
+            other_root.leaf("stranger", &good()),
+            "peer_cert_issuer_untrusted",
+            "issuer",
+        ),
+        (
+            "another trust domain below our root",
+            leaf("td", &Leaf::good(&wrong_domain, uid)),
+            "peer_trust_domain_unknown",
+            "trust domain elsewhere.example",
+        ),
+        ("two URI SANs", leaf("two", &good().with("subjectAltName", &two)), "peer_cert_two_uri_sans", "subjectAltName"),
+        ("no SAN", leaf("none", &good().without("subjectAltName")), "peer_cert_no_uri_san", "subjectAltName"),
+        (
+            "a DNS SAN alone",
+            leaf("dns", &good().with("subjectAltName", &san("DNS:orders"))),
+            "peer_cert_no_uri_san",
+            "subjectAltName",
+        ),
+        ("a CA as leaf", leaf("ca", &as_ca), "peer_cert_is_ca", "basicConstraints"),
+        (
+            "CA:TRUE alone",
+            leaf("ca-alone", &good().with("basicConstraints", "critical,CA:TRUE")),
+            "peer_cert_is_ca",
+            "basicConstraints",
+        ),
+        ("keyCertSign in a leaf", leaf("signs", &good().with("keyUsage", ca_bits)), "peer_cert_key_usage", "keyUsage"),
+        ("expired", leaf("expired", &expired), "peer_cert_expired", "notAfter"),
+        ("not yet valid", leaf("future", &future), "peer_cert_not_yet_valid", "notBefore"),
+        (
+            "no EKU",
+            leaf("eku", &good().without("extendedKeyUsage")),
+            "peer_cert_extended_key_usage_missing",
+            "extendedKeyUsage",
+        ),
+        (
+            "half an EKU",
+            leaf("half", &good().with("extendedKeyUsage", "clientAuth")),
+            "peer_cert_extended_key_usage",
+            "extendedKeyUsage",
+        ),
+        ("no keyUsage", leaf("ku", &good().without("keyUsage")), "peer_cert_key_usage_missing", "keyUsage"),
+        (
+            "keyUsage not critical",
+            leaf("kunc", &good().with("keyUsage", "digitalSignature")),
+            "peer_cert_key_usage_not_critical",
+            "keyUsage",
+        ),
+        (
+            "an unknown critical extension",
+            leaf("critical", &good().with("1.2.3.4.5", "critical,ASN1:UTF8String:x")),
+            "peer_cert_unknown_critical_extension",
+            "1.2.3.4.5",
+        ),
+        ("a NUL in the SAN", leaf("nul", &good().with("subjectAltName", nul)), "peer_cert_spiffe_id", "subjectAltName"),
+        (
+            "upper case in the trust domain",
+            leaf("upper", &good().with("subjectAltName", &san(&format!("URI:{upper}")))),
+            "peer_cert_spiffe_id",
+            "subjectAltName",
+        ),
+        (
+            "percent-encoding in the path",
+            leaf("percent", &good().with("subjectAltName", &san(&format!("URI:{encoded}")))),
+            "peer_cert_spiffe_id",
+            "subjectAltName",
+        ),
+        ("a subject", leaf("subject", &subject), "peer_cert_subject_not_empty", "subject"),
+        ("a chain that is too long", shop.signed("long", &good(), &long), "peer_cert_chain_too_long", "chain"),
     ]
 }
 
@@ -228,7 +296,7 @@ fn a_caller_with_a_faulty_certificate_is_refused_by_the_called_side() {
     let (mesh, orders, outside, shop, server) = stage();
     let url = format!("http://{}:8080/", orders.machine.v4);
     let mut wrong = Vec::new();
-    for (what, pair, words) in faults(&shop, &mesh, CALLER, "outsider-1") {
+    for (what, pair, code, field) in faults(&shop, &mesh, CALLER, "outsider-1") {
         let (reached, logged) = (server.accepted(), orders.log().len());
         let out = curl_through(&outside, &orders, &pair, &url);
         if out.status.success() || server.accepted() != reached {
@@ -236,8 +304,8 @@ fn a_caller_with_a_faulty_certificate_is_refused_by_the_called_side() {
             continue;
         }
         let new = || orders.log().get(logged..).unwrap_or_default().to_owned();
-        if wait_for(what, SOON, || words.iter().any(|w| new().contains(w)).then_some(())).is_err() {
-            wrong.push(format!("{what}: the log names none of {words:?}: {}", new()));
+        if wait_for(what, SOON, || says(&new(), code, field).then_some(())).is_err() {
+            wrong.push(format!("{what}: the log does not say {code} and {field}: {}", new()));
         }
     }
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));
@@ -275,14 +343,14 @@ fn a_called_side_with_a_faulty_certificate_is_refused_by_the_caller() {
     let identity = format!("spiffe://{TRUST_DOMAIN}/ns/shop/sa/fake");
     let mut cases = faults(&shop, &mesh, &identity, "fake-1");
     let other = shop.leaf("id", &Leaf::good(&format!("spiffe://{TRUST_DOMAIN}/ns/shop/sa/other"), "fake-1"));
-    cases.push(("another identity than the operator named", other, &["sa/other"]));
+    cases.push(("another identity than the operator named", other, "peer_identity_mismatch", "sa/other"));
     let other = shop.leaf("uid", &Leaf::good(&identity, "fake-2"));
-    cases.push(("another workload's UID", other, &["fake-2"]));
+    cases.push(("another workload's UID", other, "peer_uid_mismatch", "fake-2"));
     let none = shop.leaf("nouid", &Leaf::good(&identity, "fake-1").without(UID_EXTENSION));
-    cases.push(("no workload UID", none, &["UID", "uid"]));
+    cases.push(("no workload UID", none, "peer_uid_mismatch", "uid"));
     let root = mesh.ca_dir().join("bundle.pem");
     let mut wrong = Vec::new();
-    for (what, pair, words) in cases {
+    for (what, pair, code, field) in cases {
         let server = impostor(&fake, &pair, &root);
         let logged = checkout.log().len();
         match call(&checkout.machine, fake.v4, 8080) {
@@ -298,8 +366,8 @@ fn a_called_side_with_a_faulty_certificate_is_refused_by_the_caller() {
             wrong.push(format!("{what}: the impostor was spoken to"));
         }
         let new = || checkout.log().get(logged..).unwrap_or_default().to_owned();
-        if wait_for(what, SOON, || words.iter().any(|w| new().contains(w)).then_some(())).is_err() {
-            wrong.push(format!("{what}: the log names none of {words:?}: {}", new()));
+        if wait_for(what, SOON, || says(&new(), code, field).then_some(())).is_err() {
+            wrong.push(format!("{what}: the log does not say {code} and {field}: {}", new()));
         }
     }
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));

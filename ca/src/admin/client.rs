@@ -38,9 +38,19 @@ pub fn call(socket: &Path, request: &Request) -> Result<Response, ClientError> {
     stream.set_write_timeout(Some(Duration::from_secs(30)))?;
     let mut line = serde_json::to_vec(request)?;
     line.push(b'\n');
-    stream.write_all(&line)?;
+    // A CA that refuses this user says so and closes, before or after it was asked: what it said can still be read.
+    match stream.write_all(&line) {
+        Err(error) if error.kind() != io::ErrorKind::BrokenPipe => return Err(error.into()),
+        Ok(()) | Err(_) => {}
+    }
     let mut answer = String::new();
-    BufReader::new(stream.take(MAX_LINE as u64)).read_line(&mut answer)?;
+    let read = BufReader::new(stream.take(MAX_LINE as u64)).read_line(&mut answer);
+    // An end in the middle of what we asked is a reset here; the answer came before it.
+    if let Err(error) = read
+        && answer.is_empty()
+    {
+        return Err(error.into());
+    }
     if answer.is_empty() {
         return Err(ClientError::Answer(io::ErrorKind::UnexpectedEof.into()));
     }

@@ -19,7 +19,7 @@ use std::{
     time::Duration,
 };
 use tokio::{
-    io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader},
+    io::{AsyncBufReadExt, AsyncReadExt, AsyncWrite, AsyncWriteExt, BufReader},
     net::{UnixListener, UnixStream},
     sync::Semaphore,
     time::timeout,
@@ -102,11 +102,22 @@ pub async fn serve(listener: UnixListener, admin: Arc<Admin>) {
     }
 }
 
-async fn conversation(stream: UnixStream, admin: &Admin) -> io::Result<()> {
+async fn say(to: &mut (impl AsyncWrite + Unpin), response: &Response) -> io::Result<()> {
+    let mut line = serde_json::to_vec(response)?;
+    line.push(b'\n');
+    to.write_all(&line).await
+}
+
+async fn conversation(mut stream: UnixStream, admin: &Admin) -> io::Result<()> {
     let peer = stream.peer_cred()?.uid();
-    if peer != rustix::process::geteuid().as_raw() {
+    let own = rustix::process::geteuid().as_raw();
+    if peer != own {
         tracing::warn!(user = peer, "another user opened the admin socket; refused");
-        return Ok(());
+        let refused = Response::Error(format!(
+            "this CA runs as user {own} and answers that user alone, not user {peer}; run: setpriv --reuid {own} --clear-groups signet token ..."
+        ));
+        // What it asks is not read: whoever it is, it is told this and no more.
+        return say(&mut stream, &refused).await;
     }
     let (from, mut to) = stream.into_split();
     let mut from = BufReader::new(from);
@@ -119,9 +130,7 @@ async fn conversation(stream: UnixStream, admin: &Admin) -> io::Result<()> {
             Ok(request) => admin.answer(request).await,
             Err(error) => Response::Error(format!("the request was not understood: {error}")),
         };
-        let mut answer = serde_json::to_vec(&response)?;
-        answer.push(b'\n');
-        to.write_all(&answer).await?;
+        say(&mut to, &response).await?;
         if line.last() != Some(&b'\n') {
             return Ok(());
         }

@@ -45,6 +45,12 @@ impl Claim {
     pub fn verify(&self, host: HostKey, csr: &[u8]) -> Result<Attested, Refusal> {
         let message = [CONTEXT, &self.nonce, &sha256(csr)].concat();
         key::verify_signature(&host.public_key, &message, &self.signature).map_err(|_| Refusal::Proof)?;
-        Ok(Attested { id: host.identity, uid: Some(host.uid), attestor: NAME, host_key: Some(host.key_id) })
+        Ok(Attested {
+            id: host.identity,
+            uid: Some(host.uid),
+            attestor: NAME,
+            host_key: Some(host.key_id),
+            place: None,
+        })
     }
 }

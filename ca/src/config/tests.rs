@@ -25,6 +25,27 @@ fn every_problem_is_told_at_once_with_its_line() {
 }
 
 #[test]
+fn a_cluster_needs_an_empty_table_and_nothing_of_a_host() {
+    let with = |more: &str| read(&format!("trust_domain = \"a\"\n{more}"));
+    assert!(with("").unwrap().kubernetes.is_none());
+    let kubernetes =
+        with("health = \"0.0.0.0:15022\"\n[kubernetes]\ninstance = \"ca-1\"\n").unwrap().kubernetes.unwrap();
+    assert_eq!((kubernetes.peer_address, kubernetes.instance.as_str()), (PeerAddress::Require, "ca-1"));
+    let record = with("[kubernetes]\ninstance = \"ca-1\"\npeer_address = \"record\"\n").unwrap().kubernetes.unwrap();
+    assert_eq!(record.peer_address, PeerAddress::Record);
+    for (bad, key) in [
+        ("state_dir = \"x\"\n[kubernetes]\ninstance = \"ca-1\"\n", "state_dir"),
+        ("admin_socket = \"x\"\n[kubernetes]\ninstance = \"ca-1\"\n", "admin_socket"),
+        ("[kubernetes]\ninstance = \"ca-1\"\npeer_address = \"required\"\n", "kubernetes.peer_address"),
+        ("[kubernetes]\ninstance = \"ca-1\"\naudience = \"x\"\n", "kubernetes.audience"),
+        ("[kubernetes]\ninstance = \"\"\n", "kubernetes.instance"),
+    ] {
+        let problems = with(bad).unwrap_err();
+        assert_eq!(problems.0.iter().map(|problem| problem.key.as_str()).collect::<Vec<_>>(), [key], "{problems}");
+    }
+}
+
+#[test]
 fn f25_both_sides_of_every_relation_between_lifetimes() {
     let with = |leaf, issuing, root| {
         read(&format!(

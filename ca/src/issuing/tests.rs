@@ -1,10 +1,12 @@
 use super::*;
+use crate::store::Store;
 use crate::{
     root::{Lifetimes, LocalRoot},
     state_dir::StateDir,
 };
 use std::sync::atomic::AtomicU64 as Hand;
 
+const BLOCK: u64 = 300;
 const START: u64 = 1_800_000_000;
 
 struct World {

@@ -25,6 +25,19 @@ pub struct Entry {
     pub not_after: u64,
     /// The trust sequence that the holder said it holds.
     pub trust_held: u64,
+    /// Which pod, where it was one; in a cluster's journal alone.
+    pub place: Option<Place>,
+}
+
+/// Where a pod was seen that got a certificate.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Place {
+    /// `namespace/name`.
+    pub pod: String,
+    /// The node that it runs on.
+    pub node: String,
+    /// The address that it called from.
+    pub peer: std::net::IpAddr,
 }
 
 /// Why a certificate was not journaled, and so must not leave.

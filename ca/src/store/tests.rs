@@ -38,6 +38,7 @@ fn entry(serial: u8, not_after: u64, trust_held: u64) -> Entry {
         not_before: 90,
         not_after,
         trust_held,
+        place: None,
     }
 }
 

@@ -1,4 +1,5 @@
 use super::*;
+use crate::store::Store;
 use signet_identity::Bundle;
 use std::{
     path::Path,
@@ -6,11 +7,11 @@ use std::{
     time::Duration,
 };
 
-fn publisher(dir: &Path, second: &Arc<AtomicU64>) -> Publisher {
+async fn publisher(dir: &Path, second: &Arc<AtomicU64>) -> Publisher {
     let (store, _) = Store::open(&dir.join("state.db"), &"example.org".parse().unwrap(), Metrics::default()).unwrap();
     let second = second.clone();
     let clock = Clock::from_fn(move || Duration::from_secs(second.load(Ordering::Relaxed)));
-    Publisher::open(Arc::new(store), clock, Metrics::default()).unwrap()
+    Publisher::open(Arc::new(store), clock, Metrics::default()).await.unwrap()
 }
 
 fn deny(serial: u8) -> impl Fn(&mut TrustState) {
@@ -33,13 +34,13 @@ fn a_sequence_never_goes_back_and_jumps_to_the_present() {
 async fn what_is_published_outlives_a_restart_and_only_changes_are_published() {
     let dir = tempfile::tempdir().unwrap();
     let second = Arc::new(AtomicU64::new(1000));
-    let first = publisher(dir.path(), &second);
+    let first = publisher(dir.path(), &second).await;
     assert_eq!(first.newest().state.sequence, 0);
     let published = first.publish(deny(1)).await.unwrap();
     assert_eq!(published.state.sequence, 1000);
     assert_eq!(first.publish(deny(1)).await.unwrap().state.sequence, 1000, "nothing changed");
     drop(first);
-    let again = publisher(dir.path(), &second);
+    let again = publisher(dir.path(), &second).await;
     assert_eq!(again.newest().state, published.state);
     assert_eq!(again.newest().wire, published.wire);
 }
@@ -48,7 +49,7 @@ async fn what_is_published_outlives_a_restart_and_only_changes_are_published() {
 async fn of_two_writers_the_one_that_lost_decides_again_on_what_the_other_published() {
     let dir = tempfile::tempdir().unwrap();
     let second = Arc::new(AtomicU64::new(1000));
-    let (one, other) = (publisher(dir.path(), &second), publisher(dir.path(), &second));
+    let (one, other) = (publisher(dir.path(), &second).await, publisher(dir.path(), &second).await);
     one.publish(deny(1)).await.unwrap();
     let both = other.publish(deny(2)).await.unwrap();
     assert_eq!(both.state.sequence, 1001);
@@ -58,7 +59,7 @@ async fn of_two_writers_the_one_that_lost_decides_again_on_what_the_other_publis
 #[tokio::test]
 async fn whoever_watches_sees_the_newest() {
     let dir = tempfile::tempdir().unwrap();
-    let publisher = publisher(dir.path(), &Arc::new(AtomicU64::new(1000)));
+    let publisher = publisher(dir.path(), &Arc::new(AtomicU64::new(1000))).await;
     let mut watch = publisher.watch();
     publisher.publish(deny(1)).await.unwrap();
     publisher.publish(deny(2)).await.unwrap();

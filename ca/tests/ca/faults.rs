@@ -1,5 +1,5 @@
 //! Root, key and bundle when something is missing.
-use crate::support::{ORDERS, TestCa};
+use crate::support::{CHECKOUT, Host, ORDERS, TestCa};
 use std::{fs, os::unix::fs::PermissionsExt};
 
 async fn stopped() -> tempfile::TempDir {
@@ -79,4 +79,45 @@ async fn a_store_of_another_trust_domain_is_refused() {
     let config = signet_ca::config::Config::read(&config).unwrap();
     let error = signet_ca::program::start(config, signet_ca::clock::Clock::system()).await.unwrap_err();
     assert!(format!("{error:#}").contains("example.com"), "{error:#}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_disk_that_is_too_slow_is_a_clear_refusal_and_nothing_leaves_that_the_journal_lacks() {
+    let ca = TestCa::start_with("[limits]\nanswer_time = \"200ms\"\n").await;
+    let (host, mut client) = (ca.joined(ORDERS, "orders-1").await, ca.client());
+    let first = host.issue(&mut client).await.unwrap();
+    let token = ca.token(CHECKOUT, "checkout-1").await;
+    let joining = Host::new();
+    // Whoever holds the database's lock keeps the writer waiting as a slow disk does.
+    let disk = ca.database();
+    disk.execute_batch("BEGIN IMMEDIATE").unwrap();
+    for refused in [host.issue(&mut client).await.err(), joining.join(&mut client, &token).await.err()] {
+        let refused = refused.expect("the disk did not answer");
+        assert_eq!(refused.code(), tonic::Code::Unavailable, "asked again: {refused}");
+        assert!(refused.message().contains("within 200ms") && refused.message().contains("ask again"), "{refused}");
+    }
+    disk.execute_batch("ROLLBACK").unwrap();
+    // The same requests again, with the same key.
+    let answer = loop {
+        match joining.join(&mut client, &token).await {
+            Ok(answer) => break answer,
+            Err(status) => assert_eq!(status.code(), tonic::Code::Unavailable, "{status}"),
+        }
+    };
+    assert_eq!(answer.workload_uid, "checkout-1", "a token whose answer was lost is not lost");
+    let second = loop {
+        match host.issue(&mut client).await {
+            Ok(issued) => break issued,
+            Err(status) => assert_eq!(status.code(), tonic::Code::Unavailable, "{status}"),
+        }
+    };
+    for issued in [first, second] {
+        let leaf = signet_identity::verify::parse_leaf(&issued.chain[0].clone().into()).unwrap();
+        let journaled: bool = ca
+            .database()
+            .query_row("SELECT count(*) = 1 FROM journal WHERE serial = ?1", [&leaf.serial], |row| row.get(0))
+            .unwrap();
+        assert!(journaled, "a certificate left that the journal lacks");
+    }
+    ca.stop().await;
 }

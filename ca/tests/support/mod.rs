@@ -177,7 +177,7 @@ impl Host {
         let message = [b"signet issue v1\0".as_slice(), nonce, &sha256(&csr)].concat();
         let proof =
             HostKeyProof { host_key_id: self.id(), nonce: nonce.to_vec(), signature: self.key.sign(&message).unwrap() };
-        IssueRequest { csr, trust_sequence_held: 0, attestation: Some(Attestation::HostKey(proof)) }
+        IssueRequest { csr, trust_sequence_held: 0, attestation: Some(Attestation::HostKey(proof)), renewal: None }
     }
 
     /// Challenge and issuance with a new key.

@@ -315,6 +315,13 @@ impl Workload {
         Ok(answer)
     }
 
+    /// The value of a metric without labels; 0 when it is not there.
+    pub fn metric(&self, name: &str) -> u64 {
+        let page = self.admin("/metrics").unwrap_or_default();
+        let value = page.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' ')?.trim().parse().ok());
+        value.unwrap_or_default()
+    }
+
     /// The serial number of the certificate in use.
     pub fn serial(&self) -> anyhow::Result<String> {
         let page = serde_json::from_str(&self.admin("/certificates")?).context("reading /certificates")?;

@@ -181,6 +181,11 @@ impl World {
 }
 
 impl Namespace {
+    /// A namespace that somebody else made and will remove, by the name under which `ip netns` knows it.
+    pub fn existing(name: &str, v4: Ipv4Addr) -> Self {
+        Self { full: name.into(), label: name.into(), dir: std::env::temp_dir(), v4, v6: Ipv6Addr::UNSPECIFIED }
+    }
+
     /// The name under which `ip netns` knows it.
     pub fn name(&self) -> &str {
         &self.full

@@ -111,3 +111,24 @@ fn addresses_have_a_host_and_a_port() {
         assert!(!is_host_and_port(bad), "{bad}");
     }
 }
+
+#[test]
+fn a_pod_names_its_token_file_which_is_read_when_it_is_needed() {
+    let place = Place::new();
+    let config = place.read(&GOOD.replace("join_token_file", "token_file")).unwrap();
+    let path = config.token_file.unwrap();
+    assert!(config.join_token.is_none());
+    assert!(read_pod_token(&path).unwrap_err().contains("No such file"), "it need not be there at the start");
+    place.token("first\n", 0o644);
+    assert_eq!(read_pod_token(&path).unwrap().as_str(), "first", "its mode is the kubelet's business");
+    place.token("second", 0o644);
+    assert_eq!(read_pod_token(&path).unwrap().as_str(), "second");
+    place.token(&"x".repeat(16 * 1024 + 1), 0o644);
+    assert!(read_pod_token(&path).unwrap_err().contains("more than 16384 bytes"));
+}
+
+#[test]
+fn a_join_token_and_a_pods_token_exclude_each_other() {
+    let problems = Place::new().read(&format!("{GOOD}token_file = \"pod-token\"\n")).unwrap_err();
+    assert!(problems.contains("ca.token_file") && problems.contains("one of the two"), "{problems}");
+}

@@ -1,6 +1,7 @@
 //! Enrolment against a CA on a real socket, with real time and short lifetimes where time must pass.
 use super::*;
 use crate::fake_ca::{FakeCa, TOKEN};
+use prost::Message as _;
 use signet_identity::testing::{Authority, leaf_params, now};
 use signet_proto::ca::IssueResponse;
 use std::os::unix::fs::PermissionsExt;
@@ -16,6 +17,7 @@ fn config(ca: &FakeCa, directory: &Path, token: Option<&str>) -> EnrollConfig {
         bundle_pem: ca.authority.bundle().to_pem(),
         state_dir: directory.join("state"),
         join_token: token.map(|token| Zeroizing::new(token.to_owned())),
+        token_file: None,
     }
 }
 
@@ -32,8 +34,14 @@ impl Drop for Running {
     }
 }
 
-fn start(config: EnrollConfig) -> Running {
-    let enroller = Enroller::new(config).unwrap();
+async fn start(config: EnrollConfig) -> Running {
+    // One that was just stopped lets go of the directory when its task is gone.
+    let enroller = loop {
+        match Enroller::new(config.clone()) {
+            Err(EnrollError::State(StateError::InUse(_))) => tokio::task::yield_now().await,
+            opened => break opened.unwrap(),
+        }
+    };
     let (credentials, status) = (enroller.credentials(), enroller.status());
     Running { credentials, status, task: tokio::spawn(enroller.run()) }
 }
@@ -51,7 +59,7 @@ impl Running {
 async fn a_host_joins_with_its_token_and_has_an_svid() {
     let ca = FakeCa::start().await;
     let directory = tempfile::tempdir().unwrap();
-    let mut host = start(config(&ca, directory.path(), Some(TOKEN)));
+    let mut host = start(config(&ca, directory.path(), Some(TOKEN))).await;
     let status = host.until("an SVID", |s| s.issued == 1).await;
     let svid = host.credentials.svid().unwrap();
     assert_eq!(*svid.id(), ca.authority.id("shop", "orders"));
@@ -84,7 +92,7 @@ async fn every_renewal_has_a_new_key_and_comes_before_the_end_of_the_old_certifi
     let ca = FakeCa::start().await;
     ca.with_book(|book| book.lifetime = 3);
     let directory = tempfile::tempdir().unwrap();
-    let mut host = start(config(&ca, directory.path(), Some(TOKEN)));
+    let mut host = start(config(&ca, directory.path(), Some(TOKEN))).await;
     for round in 1..=3 {
         let before = host.status.borrow().not_after;
         let status = host.until("a renewal", |s| s.issued >= round).await;
@@ -113,13 +121,13 @@ async fn a_restart_needs_no_token_and_keeps_the_newest_trust() {
     let ca = FakeCa::start().await;
     let directory = tempfile::tempdir().unwrap();
     {
-        let mut host = start(config(&ca, directory.path(), Some(TOKEN)));
+        let mut host = start(config(&ca, directory.path(), Some(TOKEN))).await;
         ca.publish(&ca.authority.trust_state(2000));
         host.until("the newer trust state", |s| s.trust_sequence == 2000 && s.issued == 1).await;
         let stored = async {
-            while Enroller::new(config(&ca, directory.path(), None)).unwrap().credentials().trust().state().sequence
-                != 2000
-            {
+            let file = directory.path().join("state/trust.state");
+            let sequence = || Some(wire::TrustState::decode(std::fs::read(&file).ok()?.as_slice()).ok()?.sequence);
+            while sequence() != Some(2000) {
                 tokio::task::yield_now().await;
             }
         };
@@ -127,7 +135,7 @@ async fn a_restart_needs_no_token_and_keeps_the_newest_trust() {
     }
     // A CA that has gone back must not take the host with it.
     ca.publish(&ca.authority.trust_state(1500));
-    let mut host = start(config(&ca, directory.path(), None));
+    let mut host = start(config(&ca, directory.path(), None)).await;
     assert_eq!(host.credentials.trust().state().sequence, 2000, "before the CA was asked");
     host.until("an SVID", |s| s.issued == 1).await;
     assert_eq!(host.credentials.trust().state().sequence, 2000);
@@ -139,7 +147,7 @@ async fn a_ca_that_is_away_for_longer_than_a_leaf_lives_locks_nobody_out() {
     let mut ca = FakeCa::start().await;
     ca.with_book(|book| book.lifetime = 2);
     let directory = tempfile::tempdir().unwrap();
-    let mut host = start(config(&ca, directory.path(), Some(TOKEN)));
+    let mut host = start(config(&ca, directory.path(), Some(TOKEN))).await;
     host.until("an SVID", |s| s.issued == 1).await;
     ca.crash();
     let status =
@@ -158,7 +166,7 @@ async fn a_host_started_before_its_ca_gets_its_svid_when_the_ca_comes() {
     let mut ca = FakeCa::start().await;
     ca.crash();
     let directory = tempfile::tempdir().unwrap();
-    let mut host = start(config(&ca, directory.path(), Some(TOKEN)));
+    let mut host = start(config(&ca, directory.path(), Some(TOKEN))).await;
     let status = host.until("a failure", |s| s.consecutive_failures > 0).await;
     let error = status.last_error.unwrap();
     assert!(error.contains("cannot connect to 127.0.0.1"), "{error}");
@@ -170,7 +178,7 @@ async fn a_host_started_before_its_ca_gets_its_svid_when_the_ca_comes() {
 async fn no_token_goes_to_a_ca_with_another_identity() {
     let ca = FakeCa::start_as("orders").await;
     let directory = tempfile::tempdir().unwrap();
-    let mut host = start(config(&ca, directory.path(), Some(TOKEN)));
+    let mut host = start(config(&ca, directory.path(), Some(TOKEN))).await;
     let status = host.until("two failures", |s| s.consecutive_failures >= 2).await;
     let error = status.last_error.unwrap();
     assert!(error.contains("/sa/orders is not the expected") && error.contains("/sa/signet-ca"), "{error}");
@@ -182,7 +190,7 @@ async fn no_token_goes_to_a_ca_below_another_root() {
     let (ca, other) = (FakeCa::start().await, Authority::new("prod.example"));
     let directory = tempfile::tempdir().unwrap();
     let bundle_pem = other.bundle().to_pem();
-    let mut host = start(EnrollConfig { bundle_pem, ..config(&ca, directory.path(), Some(TOKEN)) });
+    let mut host = start(EnrollConfig { bundle_pem, ..config(&ca, directory.path(), Some(TOKEN)) }).await;
     let status = host.until("a failure", |s| s.consecutive_failures >= 1).await;
     let error = status.last_error.unwrap();
     assert!(error.contains("issuer is not trusted"), "{error}");
@@ -195,10 +203,10 @@ async fn f24_a_crash_after_the_cas_answer_asks_again_with_the_same_key() {
     ca.with_book(|book| book.refuse_register = vec![Refusal::unavailable("the answer was lost")]);
     let directory = tempfile::tempdir().unwrap();
     {
-        let mut host = start(config(&ca, directory.path(), Some(TOKEN)));
+        let mut host = start(config(&ca, directory.path(), Some(TOKEN))).await;
         host.until("the lost answer", |s| s.consecutive_failures == 1).await;
     }
-    let mut host = start(config(&ca, directory.path(), Some(TOKEN)));
+    let mut host = start(config(&ca, directory.path(), Some(TOKEN))).await;
     host.until("an SVID", |s| s.issued == 1).await;
     ca.with_book(|book| {
         assert!(book.registered.len() >= 2);
@@ -216,7 +224,7 @@ async fn a_new_token_makes_a_new_host_key_and_a_refused_one_leaves_the_old() {
     ca.with_book(|book| book.tokens.insert("second".into(), (id, "stock-1".into())));
     let directory = tempfile::tempdir().unwrap();
     for (token, account, registrations) in [(TOKEN, "orders", 1), ("used-up", "orders", 2), ("second", "stock", 3)] {
-        let mut host = start(config(&ca, directory.path(), Some(token)));
+        let mut host = start(config(&ca, directory.path(), Some(token))).await;
         host.until("an SVID", |s| s.issued == 1).await;
         assert_eq!(*host.credentials.svid().unwrap().id(), ca.authority.id("shop", account), "with token {token}");
         assert_eq!(ca.with_book(|book| book.registered.len()), registrations, "with token {token}");
@@ -229,7 +237,7 @@ async fn a_certificate_that_is_not_ours_is_not_used() {
     type Tamper = fn(&mut IssueResponse, &Authority);
     fn issue(answer: &mut IssueResponse, ca: &Authority, account: &str, uid: &str) {
         let der = answer.chain[0].clone().into();
-        let spki = webpki_spki(&der);
+        let spki = crate::fake_ca::spki(&der);
         let params = leaf_params(&ca.id("shop", account), Some(uid), &(now() - 10..now() + 100));
         answer.chain = ca.certify(&params, &spki).into_iter().map(|der| der.to_vec()).collect();
     }
@@ -253,7 +261,7 @@ async fn a_certificate_that_is_not_ours_is_not_used() {
         let ca = FakeCa::start().await;
         ca.with_book(|book| book.tamper = Some(tamper));
         let directory = tempfile::tempdir().unwrap();
-        let mut host = start(config(&ca, directory.path(), Some(TOKEN)));
+        let mut host = start(config(&ca, directory.path(), Some(TOKEN))).await;
         let status = host.until("a failure", |s| s.consecutive_failures >= 1).await;
         let error = status.last_error.unwrap();
         assert!(error.contains(wanted), "{what}: {error}");
@@ -265,12 +273,6 @@ fn chain_of(svid: &Svid) -> Vec<Vec<u8>> {
     svid.chain().iter().map(|der| der.to_vec()).collect()
 }
 
-/// The public key of a leaf, whose key stays with the host.
-fn webpki_spki(der: &CertificateDer<'_>) -> Vec<u8> {
-    let at = der.windows(26).position(|w| w == signet_identity::profile::P256_SPKI_PREFIX).unwrap();
-    der[at..at + 91].to_vec()
-}
-
 #[tokio::test]
 async fn a_delay_that_the_ca_asks_for_is_kept() {
     let ca = FakeCa::start().await;
@@ -278,7 +280,7 @@ async fn a_delay_that_the_ca_asks_for_is_kept() {
     refusal.metadata_mut().insert("retry-after-ms", "2500".parse().unwrap());
     ca.with_book(|book| book.refuse_issue = vec![refusal]);
     let directory = tempfile::tempdir().unwrap();
-    let mut host = start(config(&ca, directory.path(), Some(TOKEN)));
+    let mut host = start(config(&ca, directory.path(), Some(TOKEN))).await;
     host.until("the refusal", |s| s.consecutive_failures == 1).await;
     let refused = tokio::time::Instant::now();
     host.until("an SVID", |s| s.issued == 1).await;
@@ -290,7 +292,7 @@ async fn a_delay_that_the_ca_asks_for_is_kept() {
 async fn other_content_under_the_same_sequence_is_counted_and_not_taken() {
     let ca = FakeCa::start().await;
     let directory = tempfile::tempdir().unwrap();
-    let mut host = start(config(&ca, directory.path(), Some(TOKEN)));
+    let mut host = start(config(&ca, directory.path(), Some(TOKEN))).await;
     host.until("the trust stream", |s| s.trust_sequence == 1000 && s.trust_stream_open && s.issued == 1).await;
     ca.publish(&TrustState { sequence: 1000, ..TrustState::default() });
     let status = host.until("the alarm", |s| s.trust_conflicts == 1).await;
@@ -304,7 +306,7 @@ async fn other_content_under_the_same_sequence_is_counted_and_not_taken() {
 async fn the_trust_stream_comes_back_after_the_ca() {
     let mut ca = FakeCa::start().await;
     let directory = tempfile::tempdir().unwrap();
-    let mut host = start(config(&ca, directory.path(), Some(TOKEN)));
+    let mut host = start(config(&ca, directory.path(), Some(TOKEN))).await;
     host.until("the trust stream", |s| s.trust_stream_open && s.issued == 1).await;
     ca.crash();
     host.until("its end", |s| !s.trust_stream_open).await;
@@ -319,4 +321,78 @@ async fn without_registration_and_token_there_is_nothing_to_start() {
     let directory = tempfile::tempdir().unwrap();
     let error = Enroller::new(config(&ca, directory.path(), None)).err().unwrap();
     assert!(error.to_string().contains("signet token create"), "{error}");
+}
+
+/// A pod of `shop/orders` whose token lies in a file, as the CA knows it.
+fn pod(ca: &FakeCa, directory: &Path, token: &str) -> EnrollConfig {
+    let id = ca.authority.id("shop", "orders").to_string();
+    ca.with_book(|book| book.pods.insert(token.into(), (id, "pod-uid-1".into())));
+    let file = directory.join("token");
+    std::fs::write(&file, token).unwrap();
+    EnrollConfig { token_file: Some(file), ..config(ca, directory, None) }
+}
+
+#[tokio::test]
+async fn a_pod_shows_the_token_of_the_moment_and_proves_the_certificate_that_it_renews() {
+    let ca = FakeCa::start().await;
+    ca.with_book(|book| book.lifetime = 2);
+    let directory = tempfile::tempdir().unwrap();
+    let mut host = start(pod(&ca, directory.path(), "token-1"));
+    let status = host.until("an SVID", |s| s.issued == 1).await;
+    assert_eq!(status.registered, Some((ca.authority.id("shop", "orders"), "pod-uid-1".parse().unwrap())));
+    // The kubelet has written a new one, and the old one is worth nothing.
+    pod(&ca, directory.path(), "token-2");
+    ca.with_book(|book| book.pods.remove("token-1"));
+    let issued = host.status.borrow().issued;
+    host.until("two renewals", |s| s.issued >= issued + 2).await;
+    ca.with_book(|book| {
+        assert_eq!(book.registered.len(), 0, "a pod has no host key");
+        assert!(book.renewed.len() >= 2, "renewals prove what they renew");
+        assert!(book.renewed.windows(2).all(|pair| pair[0] != pair[1]), "each with the newest receipt");
+    });
+    assert!(!directory.path().join("state/host.key").exists());
+}
+
+#[tokio::test]
+async fn the_first_certificate_fixes_who_a_pod_is() {
+    let ca = FakeCa::start().await;
+    ca.with_book(|book| book.lifetime = 3);
+    let directory = tempfile::tempdir().unwrap();
+    let mut host = start(pod(&ca, directory.path(), "token"));
+    host.until("an SVID", |s| s.issued == 1).await;
+    let id = ca.authority.id("shop", "orders").to_string();
+    ca.with_book(|book| book.pods.insert("token".into(), (id, "pod-uid-2".into())));
+    let status = host.until("a refusal", |s| s.consecutive_failures > 0).await;
+    let error = status.last_error.unwrap();
+    assert!(
+        error.contains("with uid pod-uid-2")
+            && error.contains("is spiffe://prod.example/ns/shop/sa/orders with uid pod-uid-1"),
+        "{error}"
+    );
+    assert_eq!(host.credentials.svid().unwrap().uid().unwrap().as_str(), "pod-uid-1");
+}
+
+#[tokio::test]
+async fn a_pod_whose_token_is_not_there_yet_says_so_and_goes_on() {
+    let ca = FakeCa::start().await;
+    let directory = tempfile::tempdir().unwrap();
+    let config = pod(&ca, directory.path(), "token");
+    std::fs::remove_file(directory.path().join("token")).unwrap();
+    let mut host = start(config);
+    let status = host.until("a failure", |s| s.consecutive_failures > 0).await;
+    assert!(status.last_error.unwrap().contains("the pod's token cannot be read"));
+    pod(&ca, directory.path(), "token");
+    host.until("an SVID", |s| s.issued == 1).await;
+}
+
+#[tokio::test]
+async fn an_address_that_is_not_published_yet_is_asked_for_until_it_is() {
+    let ca = FakeCa::start().await;
+    let mut refusal = Refusal::unavailable("the pod's address is not published yet");
+    refusal.metadata_mut().insert("retry-after-ms", "10".parse().unwrap());
+    ca.with_book(|book| book.refuse_issue = vec![refusal; 8]);
+    let directory = tempfile::tempdir().unwrap();
+    let mut host = start(pod(&ca, directory.path(), "token"));
+    let status = host.until("an SVID", |s| s.issued == 1).await;
+    assert_eq!(status.failures, 8);
 }

@@ -99,3 +99,12 @@ async fn naps_end_when_the_certificate_is_due_and_not_later() {
     let slept = tokio::time::Instant::now() - started;
     assert_eq!(slept.as_secs(), 1200, "the wall clock stepped forward by 600 s after 600 s");
 }
+
+#[test]
+fn what_should_come_soon_is_asked_for_from_100_ms_up_to_five_seconds() {
+    let asked = Duration::from_millis(100);
+    for (times, millis) in [(0, 100), (1, 100), (2, 200), (3, 400), (6, 3200), (7, 5000), (100, 5000)] {
+        assert_eq!(soon_delay(asked, times, 0.0).as_millis(), millis, "the {times}th time");
+        assert_eq!(soon_delay(asked, times, 1.0).as_millis(), millis * 6 / 5, "the {times}th time, unlucky");
+    }
+}

@@ -82,6 +82,13 @@ impl<'a> Table<'a> {
         self.file.note(line, &join(&self.path, key), found, want);
     }
 
+    /// Keys that may be there and are for somebody else: neither read nor reported.
+    pub fn leave(&mut self, keys: &[&str]) {
+        for key in keys {
+            self.file.note_asked(&self.path, key);
+        }
+    }
+
     /// The table `[key]` below this one.
     #[must_use]
     pub fn table(&mut self, key: &str) -> Table<'a> {

@@ -226,3 +226,16 @@ fn f18_a_log_line_stays_one_line() {
     let text = String::from_utf8(out.0).unwrap();
     assert_eq!(text, "peer said \"a\\u000d\\u000aINFO forged\\u001b[2J\\u009b2J\u{e9}\"\n");
 }
+
+#[test]
+fn problems_of_an_environment_variable_name_it_and_the_line() {
+    let read =
+        |value: Option<&str>| File::from_variable("SIGNET_CONFIG", value.map(Into::into)).err().map(|e| e.to_string());
+    assert_eq!(read(Some("a = 1\n")), None);
+    let absent = read(None).expect("must be refused");
+    assert!(absent.starts_with("SIGNET_CONFIG: found no such environment variable; want"), "{absent}");
+    let broken = read(Some("a = 1\nb = \n")).expect("must be refused");
+    assert!(broken.starts_with("SIGNET_CONFIG:2:"), "{broken}");
+    let large = read(Some(&"#".repeat(MAX_FILE as usize + 1))).expect("must be refused");
+    assert!(large.contains("more than 1 MiB"), "{large}");
+}

@@ -39,13 +39,13 @@ fn a_directory_or_file_that_others_can_open_is_refused_with_the_mend() {
     for mode in [0o750, 0o705, 0o710, 0o770] {
         set_mode(&path, mode);
         let error = StateDir::open(&path).unwrap_err().to_string();
-        assert!(error.contains(&format!("chmod 700 {}", path.display())), "{error}");
+        assert!(error.contains(&format!("chmod 0700 {}", path.display())), "{error}");
     }
     set_mode(&path, 0o700);
     let file = path.join("host.key");
     set_mode(&file, 0o640);
     let error = state.registration().unwrap_err().to_string();
-    assert!(error.contains(&format!("chmod 600 {}", file.display())), "{error}");
+    assert!(error.contains(&format!("chmod 0600 {}", file.display())), "{error}");
 }
 
 #[test]
@@ -64,7 +64,9 @@ fn a_registration_comes_back_as_it_was_stored_and_its_key_is_pending_no_longer()
     let public = key.public_key_der();
     assert_eq!(state.pending_key().unwrap().public_key_der(), public, "the same key as long as it is pending");
     state.set_registration(&registration(key)).unwrap();
-    let found = StateDir::open(&path).unwrap().registration().unwrap().unwrap();
+    drop(state);
+    let state = StateDir::open(&path).unwrap();
+    let found = state.registration().unwrap().unwrap();
     assert_eq!(found.key.public_key_der(), public);
     assert_eq!((found.host_key_id.as_str(), found.token_hash.as_str()), ("ab12", "cd34"));
     assert_eq!((found.id.as_str(), found.uid.as_str()), ("spiffe://prod.example/ns/shop/sa/orders", "orders-1"));
@@ -110,4 +112,17 @@ fn a_broken_file_is_named_with_its_mend() {
 fn no_key_is_shown_by_debug() {
     let shown = format!("{:?}", registration(PrivateKey::generate().unwrap()));
     assert!(shown.contains("PrivateKey(..)"), "{shown}");
+}
+
+#[test]
+fn a_second_process_in_the_same_directory_is_refused_by_name() {
+    let (_keep, path) = fresh();
+    let first = StateDir::open(&path).unwrap();
+    let kept = first.clone();
+    drop(first);
+    let error = StateDir::open(&path).unwrap_err();
+    assert!(matches!(error, StateError::InUse(_)), "{error}");
+    assert!(error.to_string().contains(&format!("{} is in use", path.display())), "{error}");
+    drop(kept);
+    StateDir::open(&path).expect("free again");
 }

@@ -1,5 +1,5 @@
 //! What `operator.toml` may say.
-use super::Config;
+use super::{Config, Source};
 use rstest::rstest;
 use signet_enroll::settings::File;
 use signet_identity::testing::Authority;
@@ -18,7 +18,8 @@ fn read(top: &str, tables: &str) -> Result<Config, String> {
 #[test]
 fn the_smallest_file_is_enough() {
     let config = read("files = \"mesh\"", "").unwrap();
-    assert!(config.files.ends_with("mesh") && config.files.is_absolute());
+    let Source::Files(files) = &config.source else { panic!("{:?}", config.source) };
+    assert!(files.ends_with("mesh") && files.is_absolute());
     assert_eq!((config.listen.port(), config.health.port()), (15010, 15023));
     assert_eq!(config.settings.inbound, signet_policy::Posture::Audit);
 }
@@ -47,4 +48,18 @@ fn a_mistake_is_named(#[case] top: &str, #[case] tables: &str, #[case] key: &str
 fn all_mistakes_are_named_at_once() {
     let problems = read("files = 7\nhealth = \"x\"", "[posture]\negress = \"maybe\"").unwrap_err();
     assert_eq!(problems.lines().count(), 3, "{problems}");
+}
+
+#[test]
+fn in_a_cluster_health_may_listen_for_everybody() {
+    let config = read("health = \"0.0.0.0:15023\"", "[kubernetes]\n").unwrap();
+    let Source::Cluster(cluster) = config.source else { panic!("{:?}", config.source) };
+    assert_eq!(cluster.sidecar_images, ["signet/signet-sidecar"]);
+    assert!(cluster.kubeconfig.is_none());
+}
+
+#[test]
+fn files_and_a_cluster_exclude_each_other() {
+    let problems = read("files = \"mesh\"", "[kubernetes]\n").unwrap_err();
+    assert!(problems.contains("either `files` or [kubernetes]"), "{problems}");
 }

@@ -1,15 +1,18 @@
 //! All control streams of this operator: their places, what they acknowledged, and what they report.
 use super::edges::Edges;
+use crate::cluster::reports::Reports;
+use crate::cluster::status::Acknowledged;
 use crate::documents::Key;
-use crate::index::Snapshot;
+use crate::index::{Member, Snapshot};
 use crate::metrics::Metrics;
 use crate::state::Published;
 use rand::RngExt as _;
-use signet_identity::{Credentials, DenyList, Peer, WorkloadUid};
+use signet_identity::{Credentials, DenyList, Peer, SpiffeId, WorkloadUid};
+use signet_policy::{Caller, Reason};
 use signet_proto::control::Edge;
-use std::collections::{BTreeMap, HashMap};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
+use std::collections::{BTreeMap, HashMap, HashSet};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use tokio::sync::oneshot;
 use tokio::time::sleep;
 
@@ -68,6 +71,8 @@ pub struct Presence {
     pub sent: u64,
     /// The last revision that it applied.
     pub applied: u64,
+    /// The digest of what it applied.
+    pub digest: String,
     /// Why it refused one, in its words, bounded.
     pub refused: Option<String>,
     /// It holds a newer revision than this operator has: it is not sent an older one.
@@ -84,6 +89,10 @@ pub struct Hub {
     pub(super) metrics: Arc<Metrics>,
     places: Mutex<Places>,
     edges: Mutex<Edges>,
+    /// When rules last matched, in seconds since 1970.
+    matched: Mutex<HashMap<Key, i64>>,
+    /// Where other replicas' reports go, and the identity that they have; absent outside a cluster.
+    pub(super) reports: OnceLock<(Arc<Reports>, SpiffeId)>,
 }
 
 #[derive(Debug, Default)]
@@ -119,7 +128,15 @@ pub(super) struct Seat {
 impl Hub {
     /// Without any stream yet.
     pub fn new(published: Published, limits: Limits, metrics: Arc<Metrics>) -> Arc<Self> {
-        Arc::new(Self { published, limits, metrics, places: Mutex::default(), edges: Mutex::default() })
+        Arc::new(Self {
+            published,
+            limits,
+            metrics,
+            places: Mutex::default(),
+            edges: Mutex::default(),
+            matched: Mutex::default(),
+            reports: OnceLock::new(),
+        })
     }
 
     /// A place for a workload's stream, or none when all are taken. A newer stream takes the place of an older one of the same
@@ -141,6 +158,25 @@ impl Hub {
     /// Adds what a sidecar reports. `snapshot` tells which peers are known.
     pub(super) fn report(&self, workload: &Key, edges: &[Edge], snapshot: &Snapshot) {
         self.edges().add(workload, edges, |peer| snapshot.knows(peer), &self.metrics);
+        if let Some(member) = snapshot.find(workload) {
+            let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
+            let now = i64::try_from(now).unwrap_or(i64::MAX);
+            let matched = matched(member, edges);
+            self.matched().extend(matched.into_iter().map(|rule| (rule, now)));
+        }
+    }
+
+    /// Takes reports of other replicas from now on, which must have this identity.
+    pub fn take_reports(&self, reports: Arc<Reports>, own: SpiffeId) {
+        // Once is all that a program does.
+        let _ = self.reports.set((reports, own));
+    }
+
+    /// What the sidecars that are attached here have in force, and when rules last matched.
+    pub fn acknowledged(&self) -> Acknowledged {
+        let digests =
+            self.places().taken.iter().map(|(uid, place)| (uid.to_string(), place.presence.digest.clone())).collect();
+        Acknowledged { digests, matched: self.matched().clone() }
     }
 
     /// Looks after the streams for ever: forgets what workloads reported that are gone, and ends the streams of peers that the
@@ -153,6 +189,8 @@ impl Hub {
                 && let Some(snapshot) = snapshots.borrow_and_update().clone()
             {
                 self.edges().retain(&snapshot);
+                let rules: HashSet<&str> = snapshot.notes().iter().map(|note| note.rule.as_str()).collect();
+                self.matched().retain(|rule, _| rules.contains(rule.to_string().as_str()));
             }
             let trust = credentials.trust();
             let deny = &trust.state().deny;
@@ -161,6 +199,12 @@ impl Hub {
                 let _ = place.end.take().map(|end| end.send(Denied));
             }
         }
+    }
+
+    /// Whether a sidecar holds a newer revision than this operator has, with other content. Revisions above `limit` are not
+    /// believed.
+    pub fn is_behind(&self, limit: u64) -> bool {
+        self.places().taken.values().any(|place| place.presence.behind && place.presence.sent <= limit)
     }
 
     /// Who is attached, by `namespace/name`.
@@ -178,9 +222,31 @@ impl Hub {
     fn places(&self) -> MutexGuard<'_, Places> {
         self.places.lock().unwrap_or_else(PoisonError::into_inner)
     }
+    fn matched(&self) -> MutexGuard<'_, HashMap<Key, i64>> {
+        self.matched.lock().unwrap_or_else(PoisonError::into_inner)
+    }
     fn edges(&self) -> MutexGuard<'_, Edges> {
         self.edges.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// The rules that connections matched which a workload reports, those in `Audit` too. The sidecar says who came to which port;
+/// which rule that was, the same table says here as there. Callers without an identity are not told apart.
+fn matched(member: &Member, edges: &[Edge]) -> Vec<Key> {
+    let inbound: Vec<&Edge> =
+        edges.iter().filter(|edge| !edge.outbound && edge.connections > 0 && !edge.peer.is_empty()).collect();
+    if inbound.is_empty() {
+        return Vec::new();
+    }
+    let table = member.table();
+    let rules = inbound.into_iter().filter_map(|edge| {
+        let verdict = table.judge(&Caller::Identity(&edge.peer), u16::try_from(edge.port).ok()?);
+        let real = verdict.rule.filter(|_| verdict.reason == Reason::RuleMatched);
+        let shadow =
+            verdict.shadow.filter(|(_, reason, _)| *reason == Reason::RuleMatched).and_then(|(_, _, rule)| rule);
+        Some(real.into_iter().chain(shadow))
+    });
+    rules.flatten().map(|rule| Key { namespace: rule.namespace.clone(), name: rule.name.clone() }).collect()
 }
 
 fn denies(deny: &DenyList, peer: &Peer) -> bool {

@@ -6,7 +6,7 @@ use crate::documents::Key;
 use crate::index::{Refusal, Snapshot};
 use signet_identity::{Peer, WorkloadUid};
 use signet_proto::control::control_server::{Control, ControlServer};
-use signet_proto::control::{Down, Up};
+use signet_proto::control::{Down, ReplicaReport, ReplicaTaken, Up};
 use std::sync::Arc;
 use tokio::sync::{mpsc, watch};
 use tokio::time::{Instant, timeout_at};
@@ -99,5 +99,22 @@ impl Control for Service {
 
     async fn attach(&self, request: Request<Streaming<Up>>) -> Result<Response<Self::AttachStream>, Status> {
         self.admit(request).await
+    }
+
+    async fn report(&self, request: Request<ReplicaReport>) -> Result<Response<ReplicaTaken>, Status> {
+        let Some((reports, own)) = self.hub.reports.get() else {
+            return Err(Status::unimplemented("this operator writes no status"));
+        };
+        let peer = signet_enroll::caller(&request).and_then(|caller| caller.peer.clone());
+        let peer = peer.ok_or_else(|| Status::unauthenticated("no verified certificate"))?;
+        if peer.leaf.id != *own || remaining(&peer).is_zero() {
+            tracing::warn!(identity = %peer.leaf.id, "a report of a replica refused");
+            return Err(Status::permission_denied("only an operator reports to operators"));
+        }
+        if reports.take(&request.into_inner(), Instant::now()) {
+            Ok(Response::new(ReplicaTaken {}))
+        } else {
+            Err(Status::resource_exhausted("more than is believed of replicas"))
+        }
     }
 }

@@ -39,8 +39,8 @@ pub enum Fault {
 pub enum Effect {
     /// The sidecar has asked or forgotten: call `update`.
     Update,
-    /// A configuration was applied whole.
-    Applied(u64),
+    /// A configuration was applied whole: its revision and digest.
+    Applied(u64, String),
     /// A configuration was refused: nothing of it is in force there. The sidecar's words, bounded and escaped.
     Refused(u64, String),
     /// Counters.
@@ -55,6 +55,8 @@ pub struct Session {
     greeted: bool,
     /// What the sidecar holds, or was sent last.
     told: Option<Version>,
+    /// What it held when it came.
+    pub held: Option<Version>,
     /// What it asked for, with the digest of what it was told of it.
     wants: BTreeMap<IpAddr, Option<[u8; 32]>>,
     /// Asked for beyond the limit since the last update.
@@ -75,6 +77,7 @@ impl Session {
             uid,
             greeted: false,
             told: None,
+            held: None,
             wants: BTreeMap::new(),
             beyond: Vec::new(),
             behind: false,
@@ -90,9 +93,9 @@ impl Session {
             _ if !self.greeted => Err(Fault::NoHello),
             Some(up::Kind::Want(want)) => self.want(&want).map(|()| Effect::Update),
             Some(up::Kind::Ack(ack)) => {
-                let revision = ack.version.map_or(0, |version| version.revision);
+                let Version { revision, digest } = ack.version.unwrap_or_default();
                 Ok(if ack.error.is_empty() {
-                    Effect::Applied(revision)
+                    Effect::Applied(revision, plain(&digest))
                 } else {
                     Effect::Refused(revision, plain(&ack.error))
                 })
@@ -110,6 +113,7 @@ impl Session {
         self.program_version = plain(&hello.program_version);
         let has = |feature: &&&str| !hello.features.iter().any(|f| f == **feature);
         self.lacking = signet_policy::FEATURES.iter().filter(has).copied().collect();
+        self.held = hello.held.clone().map(|held| Version { digest: plain(&held.digest), ..held });
         self.told = hello.held;
         self.want(&Want { addresses: hello.wanted, forget: Vec::new() })
     }

@@ -117,11 +117,17 @@ impl Stream {
     async fn take(&mut self, up: Up) -> Result<(), End> {
         let effect = self.session.take(up);
         match effect.map_err(|fault| End::told("fault", Status::invalid_argument(fault.to_string())))? {
-            Effect::Update => self.update().await?,
-            Effect::Applied(revision) => {
+            Effect::Update => {
+                // What it holds it has applied, here or with another replica.
+                if let Some(held) = self.session.held.take() {
+                    self.seat.show(|presence| (presence.applied, presence.digest) = (held.revision, held.digest));
+                }
+                self.update().await?;
+            }
+            Effect::Applied(revision, digest) => {
                 self.hub.metrics.acknowledged("applied");
                 self.seat.show(|presence| {
-                    presence.applied = revision;
+                    (presence.applied, presence.digest) = (revision, digest);
                     presence.refused = None;
                 });
             }
@@ -152,8 +158,9 @@ impl Stream {
                 workload = %self.workload,
                 held = self.session.told(),
                 revision = snapshot.revision(),
-                "the sidecar holds a newer configuration than the files give: the state directory was lost, or the clock went \
-                 back; once the clock is right, touch a file of the directory"
+                "the sidecar holds a newer configuration than this operator has. In a cluster another replica was ahead, and \
+                 this one follows. With files the state directory was lost, or the clock went back; once the clock is right, \
+                 touch a file of the directory"
             );
         }
         for message in messages {

@@ -1,7 +1,7 @@
 //! Reads the fields of one document: each is taken once, and what nobody took is unknown and therefore wrong. Called by
 //! `read`; problems go into one sink, so that all of them are reported at once.
 use serde_json::{Map, Value};
-use signet_policy::Problem;
+use signet_policy::{Problem, similar};
 use std::cell::RefCell;
 use std::str::FromStr;
 
@@ -130,7 +130,11 @@ impl<'a> Object<'a> {
         let known = self.known.into_inner();
         for key in self.map.keys().filter(|key| !known.contains(&key.as_str())) {
             let path = if self.path.is_empty() { key.clone() } else { format!("{}.{key}", self.path) };
-            self.sink.report(escape(&path), "an unknown field", format!("one of {}", known.join(", ")));
+            let want = match similar(key, &known) {
+                Some(meant) => format!("no such field; did you mean {meant}?"),
+                None => format!("no such field; known here: {}", known.join(", ")),
+            };
+            self.sink.report(escape(&path), "an unknown field", want);
         }
     }
 }

@@ -22,6 +22,8 @@ pub struct Documents {
     pub postures: Vec<Sourced<Posture>>,
     /// Good ones, and refused ones that still guard.
     pub rules: Vec<Sourced<Rule>>,
+    /// Addresses of a cluster's nodes, sorted: whoever has one of them has no sidecar.
+    pub nodes: Vec<IpAddr>,
 }
 
 /// Something, and where it was read.
@@ -80,6 +82,17 @@ pub struct Workload {
     pub hbone: bool,
     /// Has a sidecar, or speaks HBONE.
     pub meshed: bool,
+    /// Where it runs.
+    pub place: Locality,
+}
+
+/// Where a workload runs in a cluster; empty elsewhere.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Locality {
+    /// Its node's name.
+    pub node: String,
+    /// Its node's zone.
+    pub zone: String,
 }
 
 /// A port with a name.
@@ -98,10 +111,42 @@ pub struct Service {
     pub key: Key,
     /// May be empty: a Service that only names workloads, for rules.
     pub addresses: Vec<IpAddr>,
-    /// Never empty: workloads of its namespace with all of these labels.
+    /// Workloads of its namespace with all of these labels. Never empty in a document; a cluster has Services without one.
     pub selector: Labels,
-    /// Unique ports.
+    /// Unique ports. Where they lead a cluster says in `cluster`.
     pub ports: Vec<ServicePort>,
+    /// What a cluster knows besides; absent in a document.
+    pub cluster: Option<ClusterService>,
+}
+
+/// A Service as a cluster has it: who stands behind it is listed, and how traffic is distributed is said.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct ClusterService {
+    /// Everybody behind it, ready or still serving, of both address families.
+    pub endpoints: Vec<Listed>,
+    /// Ports of the nodes, each with the Service's own that it stands for.
+    pub node_ports: Vec<(u16, u16)>,
+    /// `internalTrafficPolicy: Local`: only endpoints on the caller's own node.
+    pub local: bool,
+    /// `sessionAffinity: ClientIP`: one caller, one endpoint.
+    pub sticky: bool,
+}
+
+/// One address behind a Service of a cluster.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Listed {
+    /// Whose it is, the index decides by the address alone.
+    pub address: IpAddr,
+    /// The Service's port, and the port at this address.
+    pub ports: Vec<(u16, u16)>,
+    /// Not ready, but still serving while it ends: taken only when nobody is ready.
+    pub ending: bool,
+    /// Its node's name, or empty.
+    pub node: String,
+    /// Nodes and zones whose callers it is meant for; both empty: for everybody (`trafficDistribution`).
+    pub for_nodes: Vec<String>,
+    /// See `for_nodes`.
+    pub for_zones: Vec<String>,
 }
 
 /// A port of a Service, and where it leads.
@@ -163,6 +208,10 @@ impl Rule {
             }
             Reading::Rule(_) | Reading::Refused { .. } => None,
         }
+    }
+    /// Whether it admits any caller by a whole identity: such a caller may be of any trust domain.
+    pub fn names_identities(&self) -> bool {
+        matches!(&self.reading, Reading::Rule(rule) if rule.spec.from.iter().any(|from| from.identity.is_some()))
     }
     /// `namespace/name`.
     pub fn key(&self) -> Key {

@@ -17,7 +17,10 @@ mod yaml;
 
 pub use directory::{Directory, Stamp, list, look, read_directory};
 pub(crate) use kinds::selects;
-pub use kinds::{Documents, Key, Labels, NamedPort, Posture, Rule, Service, ServicePort, Sourced, Who, Workload};
+pub use kinds::{
+    ClusterService, Documents, Key, Labels, Listed, Locality, NamedPort, Posture, Rule, Service, ServicePort, Sourced,
+    Who, Workload,
+};
 pub(crate) use posture::egress_word;
 pub use read::Reading;
 

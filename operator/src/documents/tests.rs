@@ -56,7 +56,7 @@ fn reads_every_kind_of_document() {
 
 /// A document with one field changed, the field it must be blamed on, its line, and what would be right.
 #[rstest]
-#[case::unknown_field("uid: orders-1", "uid: orders-1, tunelPort: 1", "spec.tunelPort", 4, "one of")]
+#[case::unknown_field("uid: orders-1", "uid: orders-1, tunelPort: 1", "spec.tunelPort", 4, "did you mean tunnelPort?")]
 #[case::unknown_kind("kind: Workload", "kind: Deployment", "kind", 2, "Workload, Service, Posture or AllowRule")]
 #[case::other_version("v1alpha1\nkind: Workload", "v1\nkind: Workload", "apiVersion", 1, "signet.dev/v1alpha1")]
 #[case::no_uid("uid: orders-1, ", "", "spec.uid", 4, "signet token create --uid")]

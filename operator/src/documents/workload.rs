@@ -1,6 +1,6 @@
 //! Reads `Workload` and `Service`, and the head that every document has. Called by `read`.
 use super::fields::{Object, Sink, escape, is_name, port, show};
-use super::kinds::{Key, Labels, NamedPort, Service, ServicePort, Who, Workload};
+use super::kinds::{Key, Labels, Locality, NamedPort, Service, ServicePort, Who, Workload};
 use serde_json::Value;
 use signet_identity::WorkloadUid;
 use signet_policy::model::{API_VERSION, PortRef};
@@ -60,7 +60,7 @@ pub(super) fn workload(value: &Value, sink: &Sink) -> Option<Workload> {
     spec.close();
     let (key, labels) = head?;
     let (who, uid, addresses, ports) = (who?, uid?, addresses?, ports?);
-    Some(Workload { key, labels, who, uid, addresses, ports, tunnel_port, hbone, meshed })
+    Some(Workload { key, labels, who, uid, addresses, ports, tunnel_port, hbone, meshed, place: Locality::default() })
 }
 
 fn who(spec: &Object<'_>, hbone: bool, meshed: bool) -> Option<Who> {
@@ -182,7 +182,7 @@ pub(super) fn service(value: &Value, sink: &Sink) -> Option<Service> {
     let ports = service_ports(&spec, sink);
     spec.close();
     let (key, _labels_of_a_service_select_nothing) = head?;
-    Some(Service { key, addresses: addresses?, selector: selector?, ports: ports? })
+    Some(Service { key, addresses: addresses?, selector: selector?, ports: ports?, cluster: None })
 }
 
 fn service_ports(spec: &Object<'_>, sink: &Sink) -> Option<Vec<ServicePort>> {

@@ -1,4 +1,5 @@
 //! Builds a [`Snapshot`] from documents. Pure: the same documents, settings and memory give the same snapshot on every replica.
+use super::reach::Who as Whose;
 use super::{Backend, Member, Memory, Owner, Settings, Snapshot, resolve, wire};
 use crate::documents::{Documents, Key, Posture, Sourced, Who, Workload};
 use ipnet::IpNet;
@@ -55,15 +56,26 @@ impl Snapshot {
                 config: signet_proto::control::Config::default(),
             });
         }
+        let owners = owners(&members);
+        let in_mesh = |address: IpAddr| settings.mesh_ranges.iter().any(|range| range.contains(&address));
+        let whose = |address: IpAddr| match owners.get(&address) {
+            Some(at) => Some(Whose::MemberAt(*at, address)),
+            None if documents.nodes.binary_search(&address).is_err() && in_mesh(address) => None,
+            None => Some(Whose::Plain(address)),
+        };
         let mut services: Vec<Backend> = Vec::with_capacity(documents.services.len());
         for service in &documents.services {
             let of_namespace = namespaces.get(service.item.key.namespace.as_str()).map_or(&[][..], Vec::as_slice);
-            services.push(resolve::backend(&service.item, &members, of_namespace));
+            services.push(resolve::backend(&service.item, &members, of_namespace, whose));
         }
         services.sort_by(|a, b| a.service.key.cmp(&b.service.key));
 
-        let mut snapshot = Self { ranges: ranges(settings, documents), notes: resolved.notes, ..Self::default() };
-        snapshot.take_names(members, services)?;
+        // Only when a port of a node leads into the mesh does anybody have to ask about nodes.
+        let by_node = services.iter().any(|backend| !backend.unmeshed && has_node_ports(backend));
+        let nodes: &[IpAddr] = if by_node { &documents.nodes } else { &[] };
+        let mut snapshot =
+            Self { ranges: ranges(settings, documents, nodes), notes: resolved.notes, ..Self::default() };
+        snapshot.take_names(members, services, &documents.nodes)?;
         let content = snapshot.encode();
         snapshot.revision = if memory.revision != 0 && memory.content == content {
             memory.revision
@@ -74,7 +86,7 @@ impl Snapshot {
         Ok((snapshot, memory))
     }
 
-    fn take_names(&mut self, members: Vec<Member>, services: Vec<Backend>) -> Result<(), IndexError> {
+    fn take_names(&mut self, members: Vec<Member>, services: Vec<Backend>, nodes: &[IpAddr]) -> Result<(), IndexError> {
         for (at, member) in members.iter().enumerate() {
             let workload = &member.workload;
             self.by_key.insert(workload.key.clone(), at);
@@ -85,23 +97,35 @@ impl Snapshot {
                 return Err(IndexError::Twice(format!("uid {uid}")));
             }
             for address in &workload.addresses {
-                self.take_address(*address, Owner::Member(at))?;
+                if self.by_address.insert(*address, Owner::Member(at)).is_some() {
+                    return Err(IndexError::Twice(format!("address {address}")));
+                }
             }
         }
         for (at, backend) in services.iter().enumerate() {
             for address in &backend.service.addresses {
-                self.take_address(*address, Owner::Service(at))?;
+                self.take_service(*address, at, backend)?;
             }
+        }
+        // Services have been sorted: of two that claim a port of a node, the first has it on every replica.
+        let behind: Vec<usize> =
+            services.iter().enumerate().filter(|(_, backend)| has_node_ports(backend)).map(|(at, _)| at).collect();
+        for address in nodes {
+            self.by_address.entry(*address).or_insert_with(|| Owner::Node(behind.clone()));
         }
         (self.members, self.services) = (members, services);
         Ok(())
     }
 
-    fn take_address(&mut self, address: IpAddr, owner: Owner) -> Result<(), IndexError> {
-        match self.by_address.insert(address, owner) {
-            None => Ok(()),
-            Some(_) => Err(IndexError::Twice(format!("address {address}"))),
+    /// Documents give an address once. In a cluster a load balancer may give one address to several Services, and a workload's
+    /// own comes before whatever a Service claims.
+    fn take_service(&mut self, address: IpAddr, at: usize, backend: &Backend) -> Result<(), IndexError> {
+        match self.by_address.entry(address).or_insert_with(|| Owner::Services(Vec::new())) {
+            Owner::Services(all) if all.is_empty() || backend.service.cluster.is_some() => all.push(at),
+            Owner::Member(_) if backend.service.cluster.is_some() => {}
+            _ => return Err(IndexError::Twice(format!("address {address}"))),
         }
+        Ok(())
     }
 
     /// Makes every member's configuration and its digest; returns the digest of all.
@@ -128,6 +152,16 @@ impl Snapshot {
     }
 }
 
+fn has_node_ports(backend: &Backend) -> bool {
+    backend.service.cluster.as_ref().is_some_and(|cluster| !cluster.node_ports.is_empty())
+}
+
+/// Whose each workload address is.
+fn owners(members: &[Member]) -> HashMap<IpAddr, usize> {
+    let all = members.iter().enumerate();
+    all.flat_map(|(at, member)| member.workload.addresses.iter().map(move |address| (*address, at))).collect()
+}
+
 fn sorted(documents: &Documents) -> Vec<&Sourced<Workload>> {
     let mut workloads: Vec<&Sourced<Workload>> = documents.workloads.iter().collect();
     workloads.sort_by(|a, b| a.item.key.cmp(&b.item.key));
@@ -147,11 +181,11 @@ fn identity(settings: &Settings, workload: &Workload) -> Result<Option<SpiffeId>
 
 /// The mesh's ranges: what the settings say, and every address of a document, merged without covering one address more.
 /// Unmeshed workloads are in it too: their sidecar-less state is an answer of the index, not a guess.
-fn ranges(settings: &Settings, documents: &Documents) -> Vec<signet_proto::control::Prefix> {
+fn ranges(settings: &Settings, documents: &Documents, nodes: &[IpAddr]) -> Vec<signet_proto::control::Prefix> {
     let workloads = documents.workloads.iter().flat_map(|w| &w.item.addresses);
     let services = documents.services.iter().flat_map(|s| &s.item.addresses);
     let mut all: Vec<IpNet> = settings.mesh_ranges.iter().map(IpNet::trunc).collect();
-    all.extend(workloads.chain(services).map(|address| IpNet::from(*address)));
+    all.extend(workloads.chain(services).chain(nodes).map(|address| IpNet::from(*address)));
     let merged: BTreeSet<IpNet> = IpNet::aggregate(&all).into_iter().collect();
     merged.iter().map(wire::prefix).collect()
 }

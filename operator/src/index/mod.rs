@@ -8,6 +8,7 @@
 //! `state` calls [`Snapshot::build`] at every change and publishes the result; `control` and the command line ask it.
 mod build;
 mod memory;
+mod reach;
 mod resolve;
 mod wire;
 
@@ -17,7 +18,7 @@ pub use resolve::Note;
 
 use crate::documents::{Key, Service, Workload};
 use ipnet::IpNet;
-use resolve::Endpoints;
+use reach::Endpoints;
 use signet_identity::{SpiffeId, TrustDomain, WorkloadUid};
 use signet_policy::{Egress, Posture, Table, WorkloadRule};
 use signet_proto::control;
@@ -71,14 +72,19 @@ pub struct Member {
 struct Backend {
     service: Service,
     ports: Vec<Endpoints>,
-    /// Members that it selects, whatever its ports.
+    /// Members that it selects or that stand behind it, whatever its ports.
     selected: Vec<usize>,
+    /// Nobody behind it is meshed, and nobody could be.
+    unmeshed: bool,
 }
 
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone)]
 enum Owner {
     Member(usize),
-    Service(usize),
+    /// Services that share the address: each has ports of its own.
+    Services(Vec<usize>),
+    /// A node of the cluster, and the Services behind its ports.
+    Node(Vec<usize>),
 }
 
 /// Why the index does not answer for a workload.
@@ -89,10 +95,10 @@ pub enum Refusal {
     #[error("the certificate of {0} carries no workload UID")]
     NoUid(SpiffeId),
     /// No document has this UID.
-    #[error("no Workload document has the uid {0}")]
+    #[error("no workload has the uid {0}")]
     UnknownUid(WorkloadUid),
     /// The document with this UID gives another identity.
-    #[error("the Workload document with uid {uid} is for another identity than {presented}")]
+    #[error("the workload with uid {uid} has another identity than {presented}")]
     OtherIdentity {
         /// The UID of the certificate.
         uid: WorkloadUid,
@@ -100,7 +106,7 @@ pub enum Refusal {
         presented: SpiffeId,
     },
     /// The document says that it has no sidecar.
-    #[error("the Workload document with uid {0} says meshed: false")]
+    #[error("the workload with uid {0} has no sidecar: its document says meshed: false, or its pod was not injected")]
     NotMeshed(WorkloadUid),
 }
 
@@ -165,8 +171,13 @@ impl Snapshot {
     pub fn destination(&self, asker: &Member, address: IpAddr) -> control::Destination {
         match self.by_address.get(&address) {
             Some(Owner::Member(at)) => self.members.get(*at).map(|member| wire::workload(member, asker, address)),
-            Some(Owner::Service(at)) => {
-                self.services.get(*at).map(|backend| wire::service(backend, &self.members, asker, address))
+            Some(Owner::Services(all)) => {
+                let backends: Vec<&Backend> = all.iter().filter_map(|at| self.services.get(*at)).collect();
+                Some(wire::services(&backends, &self.members, asker, address))
+            }
+            Some(Owner::Node(all)) => {
+                let backends: Vec<&Backend> = all.iter().filter_map(|at| self.services.get(*at)).collect();
+                Some(wire::node(&backends, &self.members, asker, address))
             }
             None => None,
         }

@@ -1,42 +1,58 @@
 //! Which rules concern which workloads, and which workloads stand behind a Service. Called by `build`.
+use super::reach::{self, Endpoints, Reach, Who};
 use super::{Backend, Member, Memory};
-use crate::documents::{Documents, Key, Labels, Rule, Service, Sourced, Workload, selects};
+use crate::documents::{Documents, Key, Labels, Rule, Service, ServicePort, Sourced, Workload, selects};
 use signet_policy::model::PortRef;
 use signet_policy::{Mode, Ports, WorkloadRule};
 use std::collections::{BTreeMap, HashMap};
-
-/// One port of a Service, and the workloads' ports it leads to.
-#[derive(Debug)]
-pub(super) struct Endpoints {
-    /// The Service's own.
-    pub(super) port: u16,
-    /// Index of the member, and its own port.
-    pub(super) to: Vec<(usize, u16)>,
-}
+use std::net::IpAddr;
 
 /// Something about a rule that its author should know.
 #[derive(Debug, Clone, PartialEq, Eq, serde::Serialize)]
 pub struct Note {
     /// `namespace/name`.
     pub rule: String,
-    /// How many workloads it selects.
+    /// How many workloads it selects, with and without a sidecar.
     pub workloads: usize,
+    /// How many of these have a sidecar.
+    pub meshed: usize,
     /// Whether it changes the verdict of any port.
     pub effective: bool,
     /// What there is to know; empty when all is well.
     pub remarks: Vec<String>,
 }
 
-/// The workloads that a Service selects: of its own namespace, with all labels of its selector.
-pub(super) fn backend(service: &Service, members: &[Member], of_namespace: &[usize]) -> Backend {
+/// Who stands behind a Service: workloads of its own namespace with all labels of its selector, or in a cluster whoever is
+/// listed. `whose` tells whose an address is.
+pub(super) fn backend(
+    service: &Service,
+    members: &[Member],
+    of_namespace: &[usize],
+    whose: impl Fn(IpAddr) -> Option<Who>,
+) -> Backend {
     let chosen = of_namespace.iter().copied();
-    let selected: Vec<usize> =
+    let mut selected: Vec<usize> =
         chosen.filter(|at| members.get(*at).is_some_and(|m| selects(&service.selector, &m.workload.labels))).collect();
-    let ports = service.ports.iter().map(|port| {
-        let to = selected.iter().filter_map(|at| Some((*at, number(&port.target, &members.get(*at)?.workload)?)));
-        Endpoints { port: port.port, to: to.collect() }
-    });
-    Backend { service: service.clone(), ports: ports.collect(), selected: selected.clone() }
+    let mut nobody = selected.is_empty();
+    let ports = if let Some(cluster) = &service.cluster {
+        let (ports, unknown) = reach::listed(service.ports.iter().map(|port| port.port), cluster, whose);
+        selected.extend(ports.iter().flat_map(|port| &port.to).filter_map(|reach| reach.who.member()));
+        selected.sort_unstable();
+        selected.dedup();
+        // Without a selector nobody in the mesh is meant; with one, its workloads may be about to come.
+        nobody = unknown || (cluster.endpoints.is_empty() && selected.is_empty() && !service.selector.is_empty());
+        ports
+    } else {
+        let port = |port: &ServicePort| {
+            let to = selected
+                .iter()
+                .filter_map(|at| Some(Reach::member(*at, number(&port.target, &members.get(*at)?.workload)?)));
+            Endpoints { port: port.port, to: to.collect() }
+        };
+        service.ports.iter().map(port).collect()
+    };
+    let meshed = selected.iter().any(|at| members.get(*at).is_some_and(|member| member.workload.meshed));
+    Backend { service: service.clone(), ports, selected, unmeshed: !meshed && !nobody }
 }
 
 /// A Service's target port as a number of one workload: names are the workload's own; one that it lacks leads nowhere.
@@ -74,7 +90,7 @@ pub(super) fn rules(
         let mut remarks = Vec::new();
         let selector = service_selector(rule, &key, &services, memory, &mut remarks);
         let of_namespace = namespaces.get(key.namespace.as_str()).map_or(&[][..], Vec::as_slice);
-        let (mut selected, mut touched) = (0, 0);
+        let (mut selected, mut meshed, mut touched) = (0, 0, 0);
         for at in of_namespace {
             let (Some(workload), Some(ports)) = (workloads.get(*at).map(|w| &w.item), ports.get(*at)) else { continue };
             let asked = signet_policy::Workload { namespace: &workload.key.namespace, labels: &workload.labels, ports };
@@ -84,14 +100,15 @@ pub(super) fn rules(
                 continue;
             };
             selected += 1;
+            meshed += usize::from(workload.meshed);
             if compiled.ports != Ports::These(Vec::new())
                 && let Some(of_workload) = resolved.rules.get_mut(*at)
             {
-                touched += 1;
+                touched += usize::from(workload.meshed);
                 of_workload.push(compiled);
             }
         }
-        resolved.notes.push(note(rule, &key, selected, touched, remarks));
+        resolved.notes.push(note(rule, &key, [selected, meshed, touched], remarks));
         resolved.selectors.extend(selector.map(|(service, selector)| (service.to_string(), selector)));
     }
     resolved
@@ -101,10 +118,16 @@ fn named(workload: &Workload) -> Vec<(String, u16)> {
     workload.ports.iter().map(|port| (port.name.clone(), port.port)).collect()
 }
 
-fn note(rule: &Rule, key: &Key, selected: usize, touched: usize, mut remarks: Vec<String>) -> Note {
+fn note(rule: &Rule, key: &Key, [selected, meshed, touched]: [usize; 3], mut remarks: Vec<String>) -> Note {
+    if selected > meshed {
+        remarks.push(format!(
+            "{} of {selected} selected workloads have no sidecar and are not protected",
+            selected - meshed
+        ));
+    }
     if selected == 0 {
         remarks.push("selects no workload of its namespace".into());
-    } else if touched == 0 {
+    } else if touched == 0 && meshed > 0 {
         remarks.push("no selected workload has a port of this name".into());
     }
     if let Some(refused) = rule.refused() {
@@ -114,7 +137,7 @@ fn note(rule: &Rule, key: &Key, selected: usize, touched: usize, mut remarks: Ve
         remarks.push("mode Audit: changes no verdict".into());
     }
     let effective = touched > 0 && rule.mode() == Mode::Enforce;
-    Note { rule: key.to_string(), workloads: selected, effective, remarks }
+    Note { rule: key.to_string(), workloads: selected, meshed, effective, remarks }
 }
 
 /// The selector of the Service that a rule targets: its present one, or while it is missing the last one, so that the guard

@@ -1,10 +1,12 @@
 //! From the index's types to the messages of `signet.control.v1`, and their digests. Deterministic: lists are sorted, messages
 //! hold no maps.
+use super::reach::{Endpoints, Who, for_asker};
 use super::{Backend, Member};
 use ipnet::IpNet;
 use prost::Message as _;
 use signet_policy::{Admits, Decision, Mode, Ports, Source};
 use signet_proto::control;
+use std::collections::BTreeMap;
 use std::net::IpAddr;
 
 /// ALPN names of the two framings (design section 4).
@@ -115,6 +117,7 @@ fn destination(address: IpAddr, kind: control::Kind) -> control::Destination {
         ports: Vec::new(),
         any_port: None,
         selects_self: false,
+        other_ports_unmeshed: false,
     }
 }
 
@@ -128,23 +131,75 @@ pub(super) fn workload(member: &Member, asker: &Member, address: IpAddr) -> cont
     }
 }
 
-/// A Service's address: its ports, each with the workloads behind it. Unmeshed only when every workload behind it is; one
-/// with nobody behind it is meshed, so that nobody calls it in plaintext.
-pub(super) fn service(backend: &Backend, members: &[Member], asker: &Member, address: IpAddr) -> control::Destination {
-    let behind = || backend.selected.iter().filter_map(|at| members.get(*at));
-    let unmeshed = behind().next().is_some() && behind().all(|member| !member.workload.meshed);
-    let ports = backend.ports.iter().map(|port| {
-        let to = port.to.iter().filter_map(|(at, number)| {
-            let member = members.get(*at)?;
-            Some(endpoint(member, nearest(member, address)?, *number))
-        });
-        control::PortEndpoints { port: port.port.into(), endpoints: to.collect() }
-    });
-    control::Destination {
-        ports: ports.collect(),
-        selects_self: behind().any(|member| member.workload.key == asker.workload.key),
-        ..destination(address, if unmeshed { control::Kind::Unmeshed } else { control::Kind::Meshed })
+/// The address of one or more Services: their ports, each with the endpoints that this asker should call. Unmeshed only when
+/// everybody behind all of them is; one with nobody behind it is meshed, so that nobody calls it in plaintext.
+pub(super) fn services(
+    backends: &[&Backend],
+    members: &[Member],
+    asker: &Member,
+    address: IpAddr,
+) -> control::Destination {
+    if backends.iter().all(|backend| backend.unmeshed) {
+        return control::Destination {
+            selects_self: selects(backends, asker, members),
+            ..destination(address, control::Kind::Unmeshed)
+        };
     }
+    let ports = backends.iter().flat_map(|backend| backend.ports.iter().map(|port| (*backend, port.port, port)));
+    meshed(ports, backends, members, asker, address)
+}
+
+/// The address of a node: ports that lead into the mesh, and all others to the node itself.
+pub(super) fn node(backends: &[&Backend], members: &[Member], asker: &Member, address: IpAddr) -> control::Destination {
+    let meant: Vec<&Backend> = backends.iter().copied().filter(|backend| !backend.unmeshed).collect();
+    if meant.is_empty() {
+        return destination(address, control::Kind::Unmeshed);
+    }
+    let ports = meant.iter().flat_map(|backend| {
+        let ports = backend.service.cluster.iter().flat_map(|cluster| &cluster.node_ports);
+        ports.filter_map(|(node_port, port)| {
+            Some((*backend, *node_port, backend.ports.iter().find(|each| each.port == *port)?))
+        })
+    });
+    control::Destination { other_ports_unmeshed: true, ..meshed(ports, &meant, members, asker, address) }
+}
+
+fn meshed<'a>(
+    ports: impl Iterator<Item = (&'a Backend, u16, &'a Endpoints)>,
+    backends: &[&Backend],
+    members: &[Member],
+    asker: &Member,
+    address: IpAddr,
+) -> control::Destination {
+    let mut by_port: BTreeMap<u16, control::PortEndpoints> = BTreeMap::new();
+    for (backend, port, endpoints) in ports {
+        let to = for_asker(&endpoints.to, backend.service.cluster.as_ref(), asker, address.is_ipv4());
+        let to = to.into_iter().filter_map(|reach| match reach.who {
+            Who::Member(at) => {
+                let member = members.get(at)?;
+                Some(endpoint(member, nearest(member, address)?, reach.port))
+            }
+            Who::MemberAt(at, own) => Some(endpoint(members.get(at)?, own, reach.port)),
+            Who::Plain(own) => Some(plain(own, reach.port)),
+        });
+        // Of two Services that claim a port of one address, the first has it.
+        by_port.entry(port).or_insert_with(|| control::PortEndpoints { port: port.into(), endpoints: to.collect() });
+    }
+    control::Destination {
+        ports: by_port.into_values().collect(),
+        selects_self: selects(backends, asker, members),
+        ..destination(address, control::Kind::Meshed)
+    }
+}
+
+fn selects(backends: &[&Backend], asker: &Member, members: &[Member]) -> bool {
+    let mut behind = backends.iter().flat_map(|backend| &backend.selected).filter_map(|at| members.get(*at));
+    behind.any(|member| member.workload.key == asker.workload.key)
+}
+
+/// An endpoint that is no workload of the index, and outside the mesh's ranges.
+fn plain(address: IpAddr, port: u16) -> control::Endpoint {
+    control::Endpoint { address: bytes(address), port: port.into(), ..control::Endpoint::default() }
 }
 
 /// A workload's address of the same family as the Service's, or the first it has.

@@ -1,7 +1,7 @@
 //! "Did you mean": the known word that a misspelt one is nearest to.
 
-/// The nearest of `known`, if it is near enough to have been meant.
-pub(super) fn similar<'k>(word: &str, known: &[&'k str]) -> Option<&'k str> {
+/// The nearest of `known`, if it is near enough to have been meant. For every reader of documents.
+pub fn similar<'k>(word: &str, known: &[&'k str]) -> Option<&'k str> {
     // Longer than any word we know and its mistakes: not worth the comparison.
     if word.len() > 40 {
         return None;

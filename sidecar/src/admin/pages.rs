@@ -3,15 +3,18 @@
 use super::{Door, Page, Readiness};
 use crate::live::{Direction, Live, Tunnel};
 use crate::observe::{AccessLog, Metrics, Present};
+use crate::replay::Replay;
 use crate::shared::Shared;
 use crate::view::{Destination, Endpoint};
 use http::StatusCode;
 use rustls_pki_types::CertificateDer;
 use serde_json::{Value, json};
+use signet_enroll::Status as Enrolment;
 use signet_identity::{Bundle, SpiffeId, hex};
-use signet_policy::{Decision, EgressException};
+use signet_policy::{Admits, Decision, EgressException, Mode, Ports, Source as Callers, WorkloadRule};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+use tokio::sync::watch;
 
 const JSON: &str = "application/json";
 const TEXT: &str = "text/plain; charset=utf-8";
@@ -28,15 +31,22 @@ pub struct Source {
     pub access_log: Option<AccessLog>,
     /// Whether the control stream stands; the control client sets it.
     pub operator_connected: Arc<AtomicBool>,
+    /// How it gets its certificates.
+    pub enrolment: watch::Receiver<Enrolment>,
     /// What `/readyz` answers.
     pub readiness: Arc<Readiness>,
+    /// What the health door does for `/app-probe/...`; nothing outside a pod.
+    pub replay: Option<Replay>,
 }
 
 /// The page under this path.
 pub(super) fn page(source: &Source, door: Door, path: &str) -> Page {
     let json = |value: &Value| ok(JSON, format!("{value:#}\n"));
     match (door, path) {
-        (_, "/metrics") => ok(OPEN_METRICS, source.metrics.encode(present(source))),
+        (_, "/metrics") => {
+            source.metrics.catch_up(&source.shared.live.connections());
+            ok(OPEN_METRICS, source.metrics.encode(present(source)))
+        }
         (Door::Admin, "/config") => json(&config(source)),
         (Door::Admin, "/certificates") => json(&certificates(source)),
         (Door::Admin, "/connections") => json(&connections(source)),
@@ -69,6 +79,7 @@ fn present(source: &Source) -> Present {
         svid_not_after: shared.credentials.svid().map(|svid| svid.not_after()),
         trust_sequence: shared.credentials.trust().state().sequence,
         configuration_revision: shared.view.state().map(|state| state.version.revision),
+        certificate_failures: source.enrolment.borrow().failures,
         operator_connected: source.operator_connected.load(Relaxed),
         tunnels: shared.live.tunnels().len(),
         log_dropped: source.access_log.as_ref().map_or(0, AccessLog::dropped),
@@ -95,6 +106,8 @@ fn config(source: &Source) -> Value {
                 "workload": state.workload,
                 "addresses": addresses,
                 "mesh_ranges": state.mesh_ranges.iter().map(ToString::to_string).collect::<Vec<_>>(),
+                "inbound": state.inbound.as_str(),
+                "rules": state.rules.iter().map(rule).collect::<Vec<_>>(),
                 "egress": {
                     "default": decision(state.egress.default),
                     "exceptions": state.egress.exceptions.iter().map(exception).collect::<Vec<_>>(),
@@ -107,16 +120,50 @@ fn config(source: &Source) -> Value {
     })
 }
 
+/// A rule as this sidecar enforces it: ports by number, callers by whole identities.
+fn rule(rule: &WorkloadRule) -> Value {
+    let source = |source: &Callers| match source {
+        Callers::Identity(id) => json!({"identity": id}),
+        Callers::Namespace { trust_domain, namespace } => {
+            json!({"namespace": namespace, "trust_domain": trust_domain})
+        }
+        Callers::AnyAuthenticated => json!({"any_authenticated": true}),
+        Callers::Plaintext(networks) => {
+            json!({"plaintext": networks.iter().map(ToString::to_string).collect::<Vec<_>>()})
+        }
+    };
+    let (admits, refused) = match &rule.admits {
+        Admits::Sources(sources) => (sources.iter().map(source).collect(), None),
+        Admits::Nobody(why) => (Vec::new(), Some(why)),
+    };
+    json!({
+        "rule": rule.key.to_string(),
+        "generation": rule.generation,
+        "ports": match &rule.ports {
+            Ports::All => json!("all"),
+            Ports::These(ports) => json!(ports),
+        },
+        "mode": match rule.mode {
+            Mode::Enforce => "Enforce",
+            Mode::Audit => "Audit",
+        },
+        "admits": admits,
+        "refused": refused,
+        "features": rule.features,
+    })
+}
+
 fn destination(destination: &Destination) -> Value {
     match destination {
         Destination::Unknown => json!("unknown"),
         Destination::Unmeshed => json!("unmeshed"),
         Destination::Workload(endpoint) => json!({"workload": self::endpoint(endpoint)}),
-        Destination::Service(ports) => {
+        Destination::Service(ports) | Destination::Node(ports) => {
             let mut ports: Vec<_> = ports.iter().collect();
             ports.sort_by_key(|(port, _)| **port);
             let one = |(port, endpoints): (&u16, &Vec<Endpoint>)| json!({"port": port, "endpoints": endpoints.iter().map(endpoint).collect::<Vec<_>>()});
-            json!({"service": ports.into_iter().map(one).collect::<Vec<_>>()})
+            let kind = if matches!(destination, Destination::Node(_)) { "node" } else { "service" };
+            json!({kind: ports.into_iter().map(one).collect::<Vec<_>>()})
         }
     }
 }
@@ -188,6 +235,7 @@ fn connection(live: &Live) -> Value {
         "own": tunnel.map(|t| t.own.as_str()),
         "sent": live.sent.load(Relaxed),
         "received": live.received.load(Relaxed),
+        "proved_until": tunnel.map(|t| t.deadline()),
         "cut": live.cut.thrown().map(crate::live::CutReason::code),
     })
 }
@@ -207,6 +255,7 @@ fn tunnel(tunnel: &Tunnel) -> Value {
 
 /// How often each verdict was given.
 fn verdicts(source: &Source) -> Value {
+    source.metrics.catch_up(&source.shared.live.connections());
     let counted = source.metrics.tallies().into_iter().map(|((direction, outcome, reason), tally)| {
         json!({
             "direction": direction,

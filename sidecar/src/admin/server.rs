@@ -1,19 +1,19 @@
 //! The HTTP server of both doors: few connections, short times, GET only.
 use super::pages::{self, Source};
 use super::{Door, Page};
+use crate::replay::{self, Answer};
 use http::{HeaderValue, Method, Request, Response, StatusCode, header};
 use http_body_util::Full;
 use hyper::body::{Bytes, Incoming};
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
-use std::convert::Infallible;
 use std::future::Future;
 use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::Semaphore;
+use tokio::sync::{Mutex, Semaphore};
 use tokio::task::JoinSet;
 
 /// Enough for kubelet, Prometheus and a few people; above that connections wait in the backlog.
@@ -34,6 +34,7 @@ impl Times {
 /// hyper's least is 8 KiB.
 const HEAD_BYTES: usize = 8 * 1024;
 const BACKLOG: i32 = 128;
+const TEXT: &str = "text/plain; charset=utf-8";
 /// After a failed accept (F36).
 const PAUSE: Duration = Duration::from_millis(100);
 
@@ -78,8 +79,13 @@ async fn accept(times: Times, door: Door, listener: TcpListener, source: Arc<Sou
             Ok((stream, _)) => {
                 let source = source.clone();
                 connections.spawn(async move {
-                    // A peer that is slow, gone or speaks something else has nothing to be told.
-                    drop(tokio::time::timeout(times.all, connection(times, door, stream, source)).await);
+                    let replaying = Replaying::default();
+                    let served = connection(times, door, stream, source, replaying.clone());
+                    tokio::select! {
+                        // A peer that is slow, gone or speaks something else has nothing to be told.
+                        ended = served => drop(ended),
+                        () = over(times, replaying) => {}
+                    }
                     drop(permit);
                 });
             }
@@ -91,15 +97,49 @@ async fn accept(times: Times, door: Door, listener: TcpListener, source: Arc<Sou
     }
 }
 
+/// Held while a declared probe or hook is replayed on this connection.
+type Replaying = Arc<Mutex<()>>;
+
+/// The end of a connection's time. A hook may take as long as it was given, and the connection then a moment to answer.
+async fn over(times: Times, replaying: Replaying) {
+    tokio::time::sleep(times.all).await;
+    if replaying.try_lock().is_err() {
+        drop(replaying.lock().await);
+        tokio::time::sleep(times.head).await;
+    }
+}
+
+/// The application refused a hook's connection, and so do we: the kubelet takes any answer for a success.
+#[derive(Debug, thiserror::Error)]
+#[error("the application did not answer")]
+struct Unanswered;
+
 fn connection(
     times: Times,
     door: Door,
     stream: TcpStream,
     source: Arc<Source>,
+    replaying: Replaying,
 ) -> impl Future<Output = hyper::Result<()>> {
+    let reached = stream.local_addr().map(|address| address.ip());
     let service = service_fn(move |request: Request<Incoming>| {
-        let page = answer(&source, door, request.method(), request.uri().path());
-        async move { Ok::<_, Infallible>(respond(page)) }
+        let (source, replaying) = (source.clone(), replaying.clone());
+        let reached = reached.as_ref().ok().copied();
+        async move {
+            let replay = source.replay.as_ref().filter(|_| door == Door::Health && request.method() == Method::GET);
+            let path = request.uri().path();
+            let page = match (replay, path.strip_prefix(replay::PREFIX), reached) {
+                (Some(replay), Some(name), Some(reached)) => {
+                    let _held = replaying.lock().await;
+                    match replay.run(name, reached).await {
+                        Answer::Status(status) => Page { status, kind: TEXT, body: String::new() },
+                        Answer::Nothing => return Err(Unanswered),
+                    }
+                }
+                _ => answer(&source, door, request.method(), path),
+            };
+            Ok(respond(page))
+        }
     });
     hyper::server::conn::http1::Builder::new()
         .timer(TokioTimer::new())
@@ -113,7 +153,7 @@ fn answer(source: &Source, door: Door, method: &Method, path: &str) -> Page {
         return pages::page(source, door, path);
     }
     let body = "read only: GET\n".to_owned();
-    Page { status: StatusCode::METHOD_NOT_ALLOWED, kind: "text/plain; charset=utf-8", body }
+    Page { status: StatusCode::METHOD_NOT_ALLOWED, kind: TEXT, body }
 }
 
 fn respond(page: Page) -> Response<Full<Bytes>> {

@@ -26,6 +26,7 @@ fn source() -> Source {
         idle_tunnel: second,
         alone_above: 1,
         connections: 1,
+        per_identity: 1,
         handshakes: 1,
         own_ports: vec![],
     };
@@ -36,8 +37,10 @@ fn source() -> Source {
         shared,
         metrics: Arc::new(Metrics::default()),
         access_log: None,
+        enrolment: tokio::sync::watch::channel(signet_enroll::Status::default()).1,
         operator_connected: Arc::new(AtomicBool::new(false)),
         readiness: Arc::new(Readiness::default()),
+        replay: None,
     }
 }
 
@@ -183,4 +186,38 @@ async fn slow_and_silent_peers_do_not_keep_others_out() {
     // More than the server takes at once, all of them before this one.
     let answer = tokio::time::timeout(Duration::from_secs(30), get(admin, "/config")).await;
     assert_eq!(answer.expect("its turn comes").0, 200);
+}
+
+#[tokio::test]
+async fn the_health_door_replays_declared_probes_and_shows_nothing_of_their_answers() {
+    let app = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let port = app.local_addr().unwrap().port();
+    tokio::spawn(async move {
+        loop {
+            let (mut stream, _) = app.accept().await.unwrap();
+            let mut head = [0; 1024];
+            assert!(stream.read(&mut head).await.unwrap() > 0);
+            stream.write_all(b"HTTP/1.1 418 Teapot\r\nSecret: x\r\nContent-Length: 6\r\n\r\nsecret").await.unwrap();
+        }
+    });
+    let probes = format!(
+        r#"{{"a": {{"liveness": {{"httpGet": {{"port": {port}}}}}, "preStop": {{"httpGet": {{"port": {port}}}}},
+            "postStart": {{"httpGet": {{"port": 1}}}}}}}}"#
+    );
+    let declared = crate::replay::Declared::read(&probes, "127.0.0.1", &[]).unwrap();
+    let sources = socket::Sources::new(vec!["127.0.0.1".parse().unwrap()]);
+    let source = Source { replay: Some(crate::replay::Replay::new(declared, sources)), ..source() };
+    let health = served(Door::Health, source.clone()).await;
+    let whole = raw(health, "GET /app-probe/a/liveness HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n").await;
+    assert!(whole.starts_with("HTTP/1.1 418 "), "{whole}");
+    assert!(!whole.to_ascii_lowercase().contains("secret"), "{whole}");
+    assert_eq!(get(health, "/app-probe/a/preStop").await, (200, String::new()));
+    assert_eq!(get(health, "/app-probe/a/postStart").await, (0, String::new()), "cut, so that the hook fails");
+    for path in ["/app-probe/a/readiness", "/app-probe/", "/app-probe", "/app-probe/a/liveness/../liveness"] {
+        assert_eq!(get(health, path).await.0, 404, "{path}");
+    }
+    let post = raw(health, "POST /app-probe/a/liveness HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n").await;
+    assert!(post.starts_with("HTTP/1.1 405 "), "{post}");
+    let admin = served(Door::Admin, source).await;
+    assert_eq!(get(admin, "/app-probe/a/liveness").await.0, 404, "one door alone");
 }

@@ -112,3 +112,16 @@ fn a_runtime_directory_that_others_may_enter_is_refused_with_the_mend() {
     parse(&text).unwrap();
     parse(&text.replace(&path, &format!("{path}/new"))).expect("one that does not exist yet is made at start");
 }
+
+#[test]
+fn capture_in_a_pod_reads_its_own_part_alone() {
+    let capture = |text: &str| {
+        Config::capture_from_file(File::parse(Path::new("SIGNET_CONFIG"), text).unwrap()).map_err(|e| e.to_string())
+    };
+    // No bundle and no token lie beside it, and `run` is who looks for them.
+    let plan = capture(&format!("uid = 2138\n{LEAST}\n[capture]\nexclude_outbound_ports = [22]\n")).unwrap();
+    assert_eq!((plan.uid, plan.exclude_outbound_ports.len()), (2138, 1));
+    let wrong = capture("[capture]\nexclude_inbound_ports = [15001]\n[lisen]\n").unwrap_err();
+    assert!(wrong.contains("SIGNET_CONFIG:2: capture.exclude_inbound_ports"), "{wrong}");
+    assert!(wrong.contains("SIGNET_CONFIG:3: lisen: found an unknown key"), "{wrong}");
+}

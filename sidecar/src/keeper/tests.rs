@@ -1,5 +1,6 @@
 //! F38: what is open stands only while trust, proof and rules stand. Verdicts on tunnels, and which are proved again when.
 use super::*;
+use crate::clock::Moment;
 use crate::live::{Evidence, Validity};
 use signet_identity::testing::{Authority, leaf_params, now};
 use signet_identity::{Bundle, Peer, TrustState, tls};
@@ -79,6 +80,28 @@ fn a_clock_that_jumps_ahead_leaves_time_to_renew_and_prove() {
 }
 
 #[test]
+fn a_clock_that_is_set_back_lengthens_no_deadline() {
+    let authority = Authority::new("example.org");
+    let (at, trust) = (now(), trust(1, &[&authority]));
+    let moment = |wall, boot| Moment { wall: Duration::from_secs(wall), boot: Duration::from_secs(boot) };
+    let open = tunnel(evidence(&authority, Some("a"), 1), 1, span(at, at + 3600).from(moment(at, 100)));
+    let begun = Instant::now();
+    // Two hours back, ten minutes after it was proved.
+    let seen = |boot: u64| {
+        let now = open.now(moment(at - 7200 + boot, boot));
+        tunnel_verdict(&open, AGES, now, begun + Duration::from_secs(boot), &trust)
+    };
+    assert_eq!(seen(700), None);
+    assert!(due(vec![open.clone()], |t| t.now(moment(at - 7200 + 2700, 2700)), at + 9000).is_empty(), "not due before");
+    assert_eq!(due(vec![open.clone()], |t| t.now(moment(at - 7200 + 2800, 2800)), at + 9000).len(), 1, "due in time");
+    assert_eq!(seen(3705), None, "the grace");
+    assert_eq!(seen(3716), Some(CutReason::NotProvedAgain));
+    // A proof afterwards counts from the clocks as they are now.
+    open.proved(span(at, at + 7200).from(moment(at + 60, 3720)), Arc::new(evidence(&authority, Some("a"), 1)));
+    assert_eq!(open.now(moment(at + 70, 3730)), at + 70);
+}
+
+#[test]
 fn a_tunnel_is_cut_when_it_was_not_proved_by_its_deadline_and_grace_and_not_before() {
     let authority = Authority::new("example.org");
     let (at, trust) = (now(), trust(1, &[&authority]));
@@ -117,7 +140,7 @@ fn what_is_due_is_proved_by_peer_and_only_with_a_certificate_that_can_move_it() 
     let tunnels = || vec![of("gone", 1, 1_030), of("new", 2, 1_050), of("new", 3, 1_040), of("new", 4, 9_000)];
     let numbers = |now, own_end| {
         let mut batches: Vec<Vec<u8>> =
-            due(tunnels(), now, own_end).iter().map(|b| b.iter().map(|t| t.exporter[0]).collect()).collect();
+            due(tunnels(), |_| now, own_end).iter().map(|b| b.iter().map(|t| t.exporter[0]).collect()).collect();
         batches.sort();
         batches
     };

@@ -2,7 +2,7 @@
 //!
 //! Every label is a `&'static str`: it can only come from this program's own words, never from a peer's bytes, and the number
 //! of series is bounded by the program text (F14, F26).
-use crate::live::Direction;
+use crate::live::{Direction, Live};
 use crate::record::Facts;
 use prometheus_client::collector::Collector;
 use prometheus_client::encoding::{DescriptorEncoder, EncodeMetric as _};
@@ -70,6 +70,8 @@ pub struct Present {
     pub trust_sequence: u64,
     /// The configuration in force; `None` before the first.
     pub configuration_revision: Option<u64>,
+    /// Attempts to get a certificate that failed, since the start.
+    pub certificate_failures: u64,
     /// Whether the control stream stands.
     pub operator_connected: bool,
     /// Tunnels that are open.
@@ -127,8 +129,27 @@ impl Metrics {
         let mut connections = lock(&self.connections);
         let tally = connections.entry((name(facts.direction), outcome, facts.reason)).or_default();
         tally.connections += 1;
-        tally.sent += facts.sent;
-        tally.received += facts.received;
+    }
+
+    /// Counts what a connection has moved since the last time, under the reason by which it was admitted: at its end, and
+    /// before that whenever somebody asks for the counters.
+    pub fn moved(&self, live: &Live, admitted: &'static str) {
+        let (sent, received) = live.uncounted();
+        if sent > 0 || received > 0 {
+            let mut connections = lock(&self.connections);
+            let tally = connections.entry((name(live.direction), Outcome::Carried, admitted)).or_default();
+            tally.sent += sent;
+            tally.received += received;
+        }
+    }
+
+    /// The same for everything that is open.
+    pub fn catch_up(&self, open: &[Arc<Live>]) {
+        for live in open {
+            if let Some(admitted) = live.admitted.get() {
+                self.moved(live, admitted);
+            }
+        }
     }
 
     /// A handshake with a peer succeeded.
@@ -194,9 +215,9 @@ impl Collector for Scrape {
         };
         let help = "Connections that ended or were refused";
         counters(&mut encoder, "connections", help, by_outcome(|t| t.connections))?;
-        let help = "Bytes towards destinations, of connections that ended";
+        let help = "Bytes towards destinations, by the reason that admitted the connection";
         counters(&mut encoder, "sent_bytes", help, by_outcome(|t| t.sent))?;
-        let help = "Bytes towards callers, of connections that ended";
+        let help = "Bytes towards callers, by the reason that admitted the connection";
         counters(&mut encoder, "received_bytes", help, by_outcome(|t| t.received))?;
         let open = |direction| (vec![("direction", name(direction))], metrics.open(direction).load(Relaxed));
         let open = vec![open(Direction::Inbound), open(Direction::Outbound)];
@@ -220,6 +241,9 @@ impl Collector for Scrape {
         counters(&mut encoder, "accept_errors", "Failures to accept a connection", errors)?;
         let help = "Access-log records that were dropped because nobody read them fast enough";
         counters(&mut encoder, "access_log_dropped", help, vec![(vec![], present.log_dropped)])?;
+
+        let help = "Attempts to get a certificate that failed; what is held stays in use until its end";
+        counters(&mut encoder, "certificate_failures", help, vec![(vec![], present.certificate_failures)])?;
 
         let signed = |number: u64| i64::try_from(number).unwrap_or(i64::MAX);
         let mut gauge = |name: &str, help: &str, value: i64| gauges(&mut encoder, name, help, vec![(vec![], value)]);

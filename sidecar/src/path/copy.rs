@@ -1,7 +1,7 @@
 //! Carries bytes both ways until both sides are done. Half-close passes as half-close, reset as reset. What was read goes on as it
 //! is, without a copy; its buffer comes from a pool of the thread and goes back with the last of it, so that an idle connection
 //! holds none.
-use crate::live::Live;
+use crate::live::{CutReason, Live};
 use crate::refusal::Broken;
 use crate::tls::{BUFFER, give_back, take_buffer};
 use bytes::{Buf as _, Bytes};
@@ -40,8 +40,8 @@ pub trait Side: Send {
     /// Why the other end broke the connection, as far as that is known without reading. Asked while nothing is read from this
     /// side: its direction has ended, or what was read has no room at the other.
     fn broken(&mut self, cx: &mut Context<'_>) -> Option<io::Error>;
-    /// Makes the other end see a reset instead of an orderly end.
-    fn abort(&mut self);
+    /// Makes the other end see a reset instead of an orderly end, and the reason, where the framing has a place for it.
+    fn abort(&mut self, cut: Option<CutReason>);
 }
 
 /// How often a side that nothing is read from is looked at: the kernel wakes nobody for a reset there.
@@ -152,10 +152,13 @@ pub async fn carry(caller: &mut dyn Side, destination: &mut dyn Side, live: &Liv
     })
     .await;
     result.map_err(|broken| {
-        caller.abort();
-        destination.abort();
         // Whatever broke first: when the tunnel below was cut, that is why.
-        live.tunnel.as_ref().and_then(|tunnel| tunnel.cut.thrown()).map_or(broken, Broken::Cut)
+        let cut = live.tunnel.as_ref().and_then(|tunnel| tunnel.cut.thrown());
+        let broken = cut.map_or(broken, Broken::Cut);
+        let said = if let Broken::Cut(reason) = &broken { Some(*reason) } else { None };
+        caller.abort(said);
+        destination.abort(said);
+        broken
     })
 }
 
@@ -220,7 +223,7 @@ impl<S: Socket> Side for S {
         // What the kernel does not tell about a socket is no fault of the connection.
         self.tcp().take_error().ok().flatten()
     }
-    fn abort(&mut self) {
+    fn abort(&mut self, _: Option<CutReason>) {
         // A socket that is gone already cannot be reset, and need not be.
         drop(self.tcp().set_zero_linger());
     }

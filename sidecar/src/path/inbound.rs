@@ -8,7 +8,7 @@ use crate::live::{Direction, Registered, Tunnel};
 use crate::proof;
 use crate::record::Record;
 use crate::refusal::Refusal;
-use crate::shared::Shared;
+use crate::shared::{Place, Shared};
 use crate::tls::{Framing, Proven, Tls};
 use bytes::Bytes;
 use h2::server::SendResponse;
@@ -38,7 +38,7 @@ pub async fn serve_plaintext(path: Rc<Path>, mut caller: TcpStream, from: Socket
     };
     match opened {
         Err(refusal) => {
-            caller.abort();
+            caller.abort(None);
             record.refused(&refusal);
         }
         Ok(app) => carry(record, &mut caller, app, None).await,
@@ -81,15 +81,24 @@ async fn serve_alone(shared: &Arc<Shared>, mut tls: Tls, proven: Proven, from: S
     let mut record = Record::new(shared, Direction::Inbound, from);
     let tunnel = shared.live.hold(Arc::new(proven.into_tunnel(from, false)));
     record.tunnel(&tunnel, Framing::Alone);
-    match open_alone(&mut tls, &tunnel, &mut record).await {
+    let opened = match place(shared, &tunnel) {
+        Ok(place) => open_alone(&mut tls, &tunnel, &mut record).await.map(|app| (app, place)),
+        Err(refusal) => Err(refusal),
+    };
+    match opened {
         Err(refusal) => {
             // The peer may be gone already; what it was told is in the record.
             drop(tls.write_all(head::write_refusal(&refusal).as_bytes()).await);
             drop(tls.shutdown().await);
             record.refused(&refusal);
         }
-        Ok(app) => carry(record, &mut tls, app, Some(tunnel.item.clone())).await,
+        Ok((app, _place)) => carry(record, &mut tls, app, Some(tunnel.item.clone())).await,
     }
+}
+
+/// A place among those that callers of the tunnel's identity may hold.
+fn place(shared: &Shared, tunnel: &Tunnel) -> Result<Place, Refusal> {
+    shared.limits.place(&tunnel.peer.leaf.id).inspect_err(|_| shared.observe.limit("identity"))
 }
 
 async fn open_alone(tls: &mut Tls, tunnel: &Tunnel, record: &mut Record) -> Result<TcpStream, Refusal> {
@@ -105,6 +114,14 @@ async fn open_alone(tls: &mut Tls, tunnel: &Tunnel, record: &mut Record) -> Resu
 async fn serve_pooled(path: Rc<Path>, tls: Tls, proven: Proven, from: SocketAddr) {
     let shared = path.shared.clone();
     let tunnel = Rc::new(shared.live.hold(Arc::new(proven.into_tunnel(from, false))));
+    let _place = match place(&shared, &tunnel) {
+        Ok(place) => place,
+        Err(refusal) => {
+            let mut record = Record::new(&shared, Direction::Inbound, from);
+            record.peer(&tunnel.peer.leaf.id);
+            return record.refused(&refusal);
+        }
+    };
     let limit = shared.settings.head_time;
     if let Err(error) = socket::must_read(&tls) {
         return tracing::debug!(%from, %error, "tunnel was gone before it could be served");
@@ -148,7 +165,7 @@ async fn serve_pooled(path: Rc<Path>, tls: Tls, proven: Proven, from: SocketAddr
                 idle = if carried(&tunnel) == 0 { idle + LOOK } else { Duration::ZERO };
                 // A peer that opens tunnels and leaves them must not use up the connections of all; ours leave twice as early.
                 // And what was proved by certificates that have ended is not proved for new connections.
-                let spent = idle >= 2 * shared.settings.idle_tunnel || shared.now() > tunnel.deadline();
+                let spent = idle >= 2 * shared.settings.idle_tunnel || tunnel.now(shared.clock.now()) > tunnel.deadline();
                 if spent && !draining {
                     draining = true;
                     connection.graceful_shutdown();
@@ -170,7 +187,13 @@ async fn serve_stream(
     record.tunnel(&tunnel, Framing::Pooled);
     // Counts as a connection, like one that has a tunnel of its own.
     let permit = shared.limits.connection(Direction::Inbound);
-    let opened = if permit.is_some() {
+    let (place, full) = match place(&shared, &tunnel) {
+        Ok(place) => (Some(place), None),
+        Err(refusal) => (None, Some(refusal)),
+    };
+    let opened = if let Some(refusal) = full {
+        Err(refusal)
+    } else if permit.is_some() {
         // In a place of its own: what opening needs is let go before bytes flow.
         let open = Box::pin(open_stream(&tunnel, &request, &mut record));
         tokio::select! {
@@ -199,7 +222,7 @@ async fn serve_stream(
         },
     };
     carry(record, &mut stream, app, Some(tunnel.item.clone())).await;
-    drop(permit);
+    drop((permit, place));
 }
 
 async fn open_stream(tunnel: &Tunnel, asked: &Request<RecvStream>, record: &mut Record) -> Result<TcpStream, Refusal> {

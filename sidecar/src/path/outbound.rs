@@ -70,7 +70,7 @@ pub async fn serve(path: Rc<Path>, mut app: TcpStream, from: SocketAddr) {
     let Opened { mut side, tunnel, own, held } = match Box::pin(open(&path, to, &mut record)).await {
         Ok(opened) => opened,
         Err(refusal) => {
-            app.abort();
+            app.abort(None);
             return record.refused(&refusal);
         }
     };
@@ -113,6 +113,9 @@ async fn route(shared: &Shared, to: SocketAddr) -> Result<Option<Vec<Endpoint>>,
                 Some(Destination::Service(ports)) => {
                     let endpoints = ports.get(&to.port()).ok_or(Refusal::NoServicePort(to.ip(), to.port()))?;
                     return Ok(Some(endpoints.clone()));
+                }
+                Some(Destination::Node(ports)) => {
+                    return ports.get(&to.port()).map_or_else(|| one(to.ip(), None), |all| Ok(Some(all.clone())));
                 }
                 Some(Destination::Unmeshed) => return one(to.ip(), None),
                 Some(Destination::Unknown) | None if !state.may_be_meshed(to.ip()) => return one(to.ip(), None),
@@ -211,16 +214,8 @@ pub async fn dial_tunnel(shared: &Shared, target: &Target<'_>, framing: Framing)
         .await
         .inspect_err(|refusal| shared.observe.handshake_failed(refusal.code()))?;
     shared.observe.handshake();
-    let leaf = &proven.peer.leaf;
-    if leaf.id != target.peer.id {
-        return Err(Refusal::WrongIdentity { found: leaf.id.clone(), want: target.peer.id.clone() });
-    }
-    match &target.peer.uid {
-        Some(want) if leaf.uid.as_ref() != Some(want) => {
-            Err(Refusal::WrongUid { found: leaf.uid.clone(), want: want.clone() })
-        }
-        _ => Ok((tls, proven)),
-    }
+    proven.peer.expect(&target.peer.id, target.peer.uid.as_ref()).map_err(Refusal::PeerCertificate)?;
+    Ok((tls, proven))
 }
 
 /// Sends the CONNECT head and reads its answer; what follows the answer stays for the connection.

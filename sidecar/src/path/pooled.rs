@@ -5,8 +5,8 @@ use super::copy::{About, Side};
 use super::outbound::{self, Target};
 use super::socket;
 use crate::http2;
-use crate::live::{Registered, Tunnel};
-use crate::refusal::Refusal;
+use crate::live::{CutReason, Registered, Tunnel};
+use crate::refusal::{CutByPeer, Refusal};
 use crate::shared::Shared;
 use crate::tls::{Framing, Tls, WHOLE, is_alert};
 use bytes::Bytes;
@@ -47,6 +47,8 @@ impl Stream {
 fn broken(error: h2::Error) -> io::Error {
     if error.is_io() {
         error.into_io().unwrap_or_else(|| io::ErrorKind::ConnectionReset.into())
+    } else if let Some(reason) = error.reason().and_then(|reason| CutReason::heard(reason.into())) {
+        io::Error::new(io::ErrorKind::ConnectionReset, CutByPeer(reason))
     } else if error.is_reset() || error.is_go_away() {
         io::Error::new(io::ErrorKind::ConnectionReset, error)
     } else {
@@ -97,8 +99,8 @@ impl Side for Stream {
             Poll::Ready(Err(error)) => Some(broken(error)),
         }
     }
-    fn abort(&mut self) {
-        self.send.send_reset(Reason::CANCEL);
+    fn abort(&mut self, cut: Option<CutReason>) {
+        self.send.send_reset(cut.map_or(Reason::CANCEL, |cut| cut.said().into()));
     }
 }
 
@@ -212,10 +214,10 @@ impl Pool {
 
     /// The fullest tunnel that still has room: so that the others empty and close.
     fn pick(&self, key: &Key, shared: &Shared) -> Option<Slot> {
-        let (all, now, streams) = (self.open.borrow(), shared.now(), shared.settings.streams as usize);
+        let (all, now, streams) = (self.open.borrow(), shared.clock.now(), shared.settings.streams as usize);
         let usable = |open: &&Rc<Open>| {
             !open.retired.get()
-                && now < open.no_new_streams_at
+                && open.tunnel.now(now) < open.no_new_streams_at
                 && (open.carried.get() as usize) < open.requests.current_max_send_streams().min(streams)
                 && open.tunnel.cut.thrown().is_none()
         };

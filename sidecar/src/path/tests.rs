@@ -51,6 +51,7 @@ pub fn settings() -> Settings {
         streams: 16,
         alone_above: 1 << 20,
         connections: 1000,
+        per_identity: 1000,
         handshakes: 16,
         own_ports: vec![15001],
     }

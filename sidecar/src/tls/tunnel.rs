@@ -1,6 +1,7 @@
 //! A tunnel between two sidecars: a finished handshake yields the stream and what it proved.
 use super::cipher::LARGEST;
 use super::{Established, Records, client, server};
+use crate::clock::Moment;
 use crate::live::{Evidence, Exporter, Tunnel, Validity};
 use crate::path::Socket;
 use crate::refusal::Refusal;
@@ -67,13 +68,15 @@ pub struct Proven {
     pub group: &'static str,
     /// Names the tunnel on both ends.
     pub exporter: Exporter,
+    /// When it ended.
+    pub at: Moment,
 }
 
 impl Proven {
     /// The span in which both ends' leaves are valid.
     pub fn validity(&self) -> Validity {
         let leaf = &self.peer.leaf;
-        Validity::of((leaf.not_before, leaf.not_after), (self.own.not_before(), self.own.not_after()))
+        Validity::of((leaf.not_before, leaf.not_after), (self.own.not_before(), self.own.not_after())).from(self.at)
     }
 
     /// As an entry for the registry.
@@ -103,7 +106,7 @@ impl Tls {
         let handshake = tokio::time::timeout(limit, client(tcp, shared.tls.client(framing), tls::unnamed()));
         let established =
             handshake.await.map_err(|_| Refusal::HandshakeTimeout(limit))?.map_err(|e| Self::failed(e, true))?;
-        Self::finish(established, own, trust, None)
+        Self::finish(established, own, trust, None, shared.clock.now())
     }
 
     /// Answers a peer's sidecar.
@@ -114,7 +117,7 @@ impl Tls {
         let established =
             handshake.await.map_err(|_| Refusal::HandshakeTimeout(limit))?.map_err(|e| Self::failed(e, false))?;
         // TLS without ALPN carries HTTP/1.1: curl offers no protocol to a proxy.
-        Self::finish(established, shared.usable_svid()?, trust, Some(Framing::Alone))
+        Self::finish(established, shared.usable_svid()?, trust, Some(Framing::Alone), shared.clock.now())
     }
 
     fn failed(error: io::Error, by_client: bool) -> Refusal {
@@ -130,6 +133,7 @@ impl Tls {
         own: Arc<Svid>,
         trust: u64,
         without_alpn: Option<Framing>,
+        at: Moment,
     ) -> Result<(Self, Proven), Refusal> {
         let Established { records, chain, alpn, group, binding } = established;
         let peer = tls::peer(Some(&chain)).map_err(Refusal::PeerCertificate)?;
@@ -139,7 +143,7 @@ impl Tls {
         };
         let framing = framing.ok_or(Refusal::NoFraming)?;
         let group = group.map_or("none", group_name);
-        Ok((Self { records }, Proven { peer, chain, trust, own, framing, group, exporter: binding }))
+        Ok((Self { records }, Proven { peer, chain, trust, own, framing, group, exporter: binding, at }))
     }
 
     /// Gives back bytes that were read too far: the next read returns them first.

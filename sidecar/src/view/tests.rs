@@ -119,6 +119,17 @@ fn one_bad_part_refuses_the_whole_message() {
     assert!(view.destinations().is_empty());
 }
 
+#[test]
+fn a_node_of_a_cluster_is_told_from_a_service() {
+    let endpoint = wire::Endpoint { address: vec![10, 0, 0, 2], port: 80, spiffe_id: WEB.into(), ..Default::default() };
+    let ports = vec![wire::PortEndpoints { port: 30080, endpoints: vec![endpoint] }];
+    let service =
+        wire::Destination { address: vec![10, 0, 0, 9], kind: wire::Kind::Meshed.into(), ports, ..Default::default() };
+    let node = wire::Destination { other_ports_unmeshed: true, ..service.clone() };
+    assert!(matches!(Destination::read(&service).unwrap(), Destination::Service(ports) if ports.contains_key(&30080)));
+    assert!(matches!(Destination::read(&node).unwrap(), Destination::Node(ports) if ports.contains_key(&30080)));
+}
+
 fn version() -> impl Strategy<Value = Option<wire::Version>> {
     prop::option::weighted(0.9, (0..6_u64, "[ab]").prop_map(|(revision, digest)| wire::Version { revision, digest }))
 }

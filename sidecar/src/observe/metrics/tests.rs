@@ -29,6 +29,11 @@ fn connections_are_counted_by_direction_outcome_and_reason() {
     let carried = facts(Direction::Inbound, true, "rule_matched");
     metrics.opened(&carried);
     metrics.opened(&carried);
+    let registry = Arc::new(crate::live::Registry::default());
+    let live = registry.open(Direction::Inbound, carried.source, carried.source, None, None, false);
+    live.sent.store(10, Relaxed);
+    live.received.store(20, Relaxed);
+    metrics.moved(&live, "rule_matched");
     metrics.ended(&carried);
     metrics.ended(&facts(Direction::Outbound, false, "egress_denied"));
     let text = metrics.encode(Present::default());
@@ -46,6 +51,30 @@ fn connections_are_counted_by_direction_outcome_and_reason() {
 }
 
 #[test]
+fn bytes_are_counted_while_a_connection_is_open_once_and_under_the_reason_that_admitted_it() {
+    let metrics = Arc::new(Metrics::default());
+    let registry = Arc::new(crate::live::Registry::default());
+    let anywhere = "10.77.0.3:40000".parse().unwrap();
+    let live = registry.open(Direction::Outbound, anywhere, anywhere, None, None, false);
+    let sent = || metrics.tallies().values().map(|tally| tally.sent).sum::<u64>();
+    live.sent.store(100, Relaxed);
+    metrics.catch_up(&registry.connections());
+    assert_eq!(sent(), 0, "not admitted yet");
+    live.admitted.set("meshed").unwrap();
+    metrics.catch_up(&registry.connections());
+    assert_eq!(sent(), 100);
+    metrics.catch_up(&registry.connections());
+    assert_eq!(sent(), 100, "nothing moved between two scrapes");
+    live.sent.store(130, Relaxed);
+    metrics.moved(&live, "meshed");
+    assert_eq!(sent(), 130);
+    metrics.ended(&facts(Direction::Outbound, true, "cut_rule_gone"));
+    assert_eq!(sent(), 130, "the end moves no byte");
+    let key = ("outbound", Outcome::Carried, "meshed");
+    assert_eq!(metrics.tallies()[&key].sent, 130, "whatever ended it");
+}
+
+#[test]
 fn handshakes_limits_errors_and_shadows_are_counted() {
     let metrics = Arc::new(Metrics::default());
     metrics.handshake();
@@ -58,7 +87,13 @@ fn handshakes_limits_errors_and_shadows_are_counted() {
     let verdict =
         Verdict { decision: Decision::Allow, reason: Reason::RuleMatched, rule: None, difference: None, shadow };
     metrics.ended(&Facts { verdict: Some(verdict), ..facts(Direction::Inbound, false, "x") });
-    let present = Present { svid_not_after: Some(7), log_dropped: 3, operator_connected: true, ..Present::default() };
+    let present = Present {
+        svid_not_after: Some(7),
+        certificate_failures: 2,
+        log_dropped: 3,
+        operator_connected: true,
+        ..Present::default()
+    };
     let text = metrics.encode(present);
     for line in [
         "signet_sidecar_handshakes_total 1",
@@ -68,6 +103,7 @@ fn handshakes_limits_errors_and_shadows_are_counted() {
         "signet_sidecar_accept_errors_total{kind=\"other\"} 1",
         "signet_sidecar_shadow_verdicts_total{decision=\"deny\",reason=\"no_rule_matched\"} 1",
         "signet_sidecar_svid_not_after_seconds 7",
+        "signet_sidecar_certificate_failures_total 2",
         "signet_sidecar_access_log_dropped_total 3",
         "signet_sidecar_operator_connected 1",
     ] {

@@ -105,7 +105,7 @@ async fn a_reset_of_a_pooled_stream_arrives_as_a_reset_even_after_its_half_close
             theirs.shutdown().await.unwrap();
             assert_eq!(timeout(SOON, app.read(&mut [0; 8])).await.unwrap().unwrap(), 0);
         }
-        theirs.side.abort();
+        theirs.side.abort(None);
         let ended = timeout(SOON, carrier).await.expect("the reset was not noticed").unwrap();
         assert!(matches!(ended, Err(Broken::Read("peer", _))), "{ended:?}");
     }

@@ -209,3 +209,36 @@ fn who_has_proved_nothing_waits_in_a_bounded_queue() {
         still_serves(&mesh).await;
     });
 }
+
+#[test]
+fn callers_of_one_identity_take_no_more_than_their_places_and_leave_those_of_others() {
+    local(async {
+        let mesh = Mesh::with(Settings { per_identity: 3, ..settings() }).await;
+        let named = mesh.orders.named();
+        // A tunnel and two connections on it.
+        let first = mesh.call(&named).await.unwrap();
+        let _second = mesh.call(&named).await.unwrap();
+        let refused = mesh.call(&named).await.err().unwrap();
+        assert!(refused.to_string().contains("503: limit_identity"), "{refused}");
+        let said = mesh.say(format!("CONNECT {} HTTP/1.1\r\n\r\n", mesh.application).as_bytes()).await;
+        assert!(said.starts_with("HTTP/1.1 503") && said.contains("limit_identity"), "{said}");
+        // Trickling parts of a record costs the identity its places, and nobody else's.
+        let other = mesh.authority.credentials("shop", "other", Some("other-1"));
+        let other = Sidecar::start(&other, settings()).await;
+        other.shared.view.apply(&config(1, "deny", vec![])).unwrap();
+        let target = Target { peer: &named, application: mesh.application };
+        let (theirs, _slot) = Pool::open(&other.path, &target).await.unwrap();
+        let mut theirs = Talk::over(theirs);
+        theirs.write_all(b"x").await.unwrap();
+        assert_eq!(theirs.read_u8().await.unwrap(), b'x');
+        let counted = mesh.orders.shared.observe.metrics.encode(crate::observe::Present::default());
+        assert!(counted.contains("signet_sidecar_limit_refusals_total{limit=\"identity\"} 2"), "{counted}");
+        drop(first);
+        let again = async {
+            while mesh.call(&named).await.is_err() {
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+        };
+        timeout(SOON, again).await.expect("a place that was given back is taken again");
+    });
+}

@@ -1,7 +1,10 @@
 //! F38, and proofs of open tunnels, between two sidecars.
 use super::*;
+use crate::clock::{Clock, Moment};
 use crate::keeper::{self, Ages};
+use crate::live::CutReason;
 use crate::proof;
+use crate::refusal::Broken;
 use signet_identity::Svid;
 use signet_identity::testing::{leaf_params, now};
 
@@ -26,9 +29,20 @@ fn f38_an_open_connection_is_cut_when_its_rule_goes_and_its_neighbour_is_not() {
         mesh.orders.shared.view.apply(&config(3, "deny", vec![rule(&[&mesh.authority.id("shop", "other")])])).unwrap();
         let error = timeout(SOON, opened.stream.read_u8()).await.expect("not cut within 5 s").unwrap_err();
         assert_eq!(error.kind(), std::io::ErrorKind::ConnectionReset);
+        // The caller's side can say why.
+        let broken = Broken::Read("peer", error);
+        assert_eq!(broken.cut(), Some(CutReason::RuleGone), "{broken}");
         let refused = mesh.call(&mesh.orders.named()).await.err().unwrap();
         assert_eq!(refused.code(), "no_rule_matched");
     });
+}
+
+#[test]
+fn only_codes_of_ours_are_taken_for_a_reason() {
+    for code in [0, 8, 13, 0x5349_4700, 0x5349_4708, 0x5349_47ff, u32::MAX] {
+        assert_eq!(CutReason::heard(code), None, "{code:#x}");
+    }
+    assert_eq!(CutReason::heard(CutReason::Drained.said()), Some(CutReason::Drained));
 }
 
 #[test]
@@ -149,5 +163,33 @@ fn proofs_that_say_too_much_too_little_or_nothing_are_answered_or_end_in_time() 
             assert!(got.iter().all(|answer| *answer == 0), "nothing of it was open");
             writing.abort();
         }
+    });
+}
+
+#[test]
+fn our_certificate_ends_though_the_wall_clock_was_set_back() {
+    local(async {
+        let authority = Authority::new("example.org");
+        let credentials = authority.credentials("shop", "web", Some("web-1"));
+        credentials.set_svid(short(&authority, "web", "web-1", 3600));
+        let start = Moment { wall: Duration::from_secs(now()), boot: Duration::from_secs(1000) };
+        let hand = Arc::new(std::sync::Mutex::new(start));
+        let clock = {
+            let hand = hand.clone();
+            Clock::from_fn(move || *hand.lock().unwrap())
+        };
+        let (view, _) = View::new();
+        let shared =
+            Shared::with_clock(settings(), credentials, view, socket::Sources::default(), Reporter::default(), clock);
+        assert!(shared.usable_svid().is_ok());
+        let hour = Duration::from_secs(3600);
+        *hand.lock().unwrap() =
+            Moment { wall: start.wall.saturating_sub(hour), boot: start.boot + Duration::from_secs(60) };
+        assert!(shared.usable_svid().is_ok(), "a minute old");
+        *hand.lock().unwrap() = Moment { wall: start.wall, boot: start.boot + hour + Duration::from_secs(1) };
+        assert_eq!(shared.usable_svid().err().unwrap().code(), "svid_expired");
+        // The next one counts from the clock as it is then.
+        shared.credentials.set_svid(short(&authority, "web", "web-1", 3600));
+        assert!(shared.usable_svid().is_ok());
     });
 }

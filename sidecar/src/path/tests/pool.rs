@@ -1,6 +1,7 @@
 //! The pool of tunnels: who must answer, what many callers share, and what leaves it.
 use super::*;
 use crate::refusal::Refusal;
+use signet_identity::Rejection;
 
 #[test]
 fn connections_share_a_tunnel_and_reach_the_application() {
@@ -30,11 +31,11 @@ fn only_the_identity_and_the_uid_that_the_operator_named_are_spoken_to() {
         for framing in [Framing::Pooled, Framing::Alone, Framing::Proof] {
             let target = |peer| Target { peer, application: mesh.application };
             let uid = dial_tunnel(&mesh.web.shared, &target(&other_uid), framing).await.err().unwrap();
-            assert!(matches!(uid, Refusal::WrongUid { .. }), "{uid}");
+            assert!(matches!(uid, Refusal::PeerCertificate(Rejection::OtherUid { .. })), "{uid}");
             let id = dial_tunnel(&mesh.web.shared, &target(&other_id), framing).await.err().unwrap();
-            assert!(matches!(id, Refusal::WrongIdentity { .. }), "{id}");
+            assert!(matches!(id, Refusal::PeerCertificate(Rejection::OtherIdentity { .. })), "{id}");
         }
-        assert_eq!(mesh.call(&other_uid).await.err().unwrap().code(), "wrong_uid");
+        assert_eq!(mesh.call(&other_uid).await.err().unwrap().code(), "peer_uid_mismatch");
         assert_eq!(mesh.calls.get(), 0);
         assert!(mesh.web.path.pool.is_empty(), "a peer that was never reached stays in the pool");
     });

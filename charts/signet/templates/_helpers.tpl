@@ -1,0 +1,138 @@
+{{/* Names and labels. */}}
+{{- define "signet.labels" -}}
+app.kubernetes.io/name: signet
+app.kubernetes.io/instance: {{ .Release.Name }}
+app.kubernetes.io/version: {{ .Chart.AppVersion | quote }}
+app.kubernetes.io/managed-by: {{ .Release.Service }}
+app.kubernetes.io/part-of: signet
+helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" }}
+{{- with .Values.commonLabels }}
+{{ toYaml . }}
+{{- end }}
+{{- end }}
+
+{{/* metadata of an object: dict "root" $ "name" NAME "component" COMPONENT ["namespaced" false] ["annotations" {}] */}}
+{{- define "signet.metadata" -}}
+name: {{ .name }}
+{{- if ne (get . "namespaced" | toString) "false" }}
+namespace: {{ .root.Release.Namespace }}
+{{- end }}
+labels:
+  {{- include "signet.labels" .root | nindent 2 }}
+  app.kubernetes.io/component: {{ .component }}
+{{- with merge (dict) (get . "annotations" | default dict) .root.Values.commonAnnotations }}
+annotations:
+  {{- toYaml . | nindent 2 }}
+{{- end }}
+{{- end }}
+
+{{- define "signet.selector" -}}
+app.kubernetes.io/name: signet
+app.kubernetes.io/instance: {{ .root.Release.Name }}
+app.kubernetes.io/component: {{ .component }}
+{{- end }}
+
+{{/* An image without tag and digest: dict "root" $ "program" NAME "own" VALUES */}}
+{{- define "signet.repository" -}}
+{{- $image := merge (dict) (.own | default dict) .root.Values.image -}}
+{{- if $image.registry }}{{ trimSuffix "/" $image.registry }}/{{ end -}}
+{{- if $image.repository }}{{ trimSuffix "/" $image.repository }}/{{ end -}}
+{{ .program }}
+{{- end }}
+
+{{- define "signet.image" -}}
+{{- $image := merge (dict) (.own | default dict) .root.Values.image -}}
+{{ include "signet.repository" . }}
+{{- if $image.digest }}@{{ $image.digest }}{{ else }}:{{ $image.tag | default .root.Chart.AppVersion }}{{ end -}}
+{{- end }}
+
+{{- define "signet.pullPolicy" -}}
+{{- (merge (dict) (.own | default dict) .root.Values.image).pullPolicy -}}
+{{- end }}
+
+{{/* Given, or stored at the first installation, or made from the cluster's id. Immutable. */}}
+{{- define "signet.trustDomain" -}}
+{{- $stored := "" -}}
+{{- $mesh := lookup "v1" "ConfigMap" .Release.Namespace "signet-mesh" -}}
+{{- if $mesh }}{{ $stored = get ($mesh.data | default dict) "trust-domain" }}{{ end -}}
+{{- $given := .Values.trustDomain -}}
+{{- if eq $given "cluster.local" -}}
+{{- fail "trustDomain: \"cluster.local\" is the name of every cluster; want one of this mesh alone, such as prod.example" -}}
+{{- end -}}
+{{- if and $stored $given (ne $stored $given) -}}
+{{- fail (printf "trustDomain: %q, but this mesh was installed as %q (ConfigMap signet-mesh), and every identity begins with it; leave trustDomain empty or as it was" $given $stored) -}}
+{{- end -}}
+{{- $cluster := lookup "v1" "Namespace" "" "kube-system" -}}
+{{- if $given }}{{ $given -}}
+{{- else if $stored }}{{ $stored -}}
+{{- else if $cluster -}}
+signet-{{ $cluster.metadata.uid | replace "-" "" | trunc 12 }}.mesh
+{{- else -}}
+{{- fail "trustDomain: this rendering has no cluster to ask (helm template, --dry-run=client); give one, such as --set trustDomain=prod.example" -}}
+{{- end -}}
+{{- end }}
+
+{{/* Namespaces that nothing of ours ever looks into: the same list for webhooks and guard. */}}
+{{- define "signet.excludedNamespaces" -}}
+{{- concat (list "kube-system" "kube-node-lease" .Release.Namespace) .Values.injection.excludedNamespaces | uniq | toJson -}}
+{{- end }}
+
+{{/* Repositories whose images are our sidecar, any tag of them. */}}
+{{- define "signet.sidecarRepositories" -}}
+{{- $own := include "signet.repository" (dict "root" . "program" "signet-sidecar" "own" .Values.sidecar.image) -}}
+{{- concat (list $own) .Values.sidecar.otherImages | uniq | toJson -}}
+{{- end }}
+
+{{/* Where a program listens: list $ PORT */}}
+{{- define "signet.listen" -}}
+{{- $address := (index . 0).Values.listenAddress -}}
+{{- if contains ":" $address }}[{{ $address }}]{{ else }}{{ $address }}{{ end }}:{{ index . 1 }}
+{{- end }}
+
+{{- define "signet.podSecurity" -}}
+runAsNonRoot: true
+runAsUser: 65532
+runAsGroup: 65532
+fsGroup: 65532
+seccompProfile: {type: RuntimeDefault}
+{{- end }}
+
+{{- define "signet.containerSecurity" -}}
+allowPrivilegeEscalation: false
+readOnlyRootFilesystem: true
+capabilities: {drop: [ALL]}
+{{- end }}
+
+{{/* Where pods of a Deployment go: dict "root" $ "component" NAME "values" VALUES */}}
+{{- define "signet.placement" -}}
+{{- with .values.nodeSelector }}
+nodeSelector:
+  {{- toYaml . | nindent 2 }}
+{{- end }}
+{{- with .values.tolerations }}
+tolerations:
+  {{- toYaml . | nindent 2 }}
+{{- end }}
+{{- with .values.affinity }}
+affinity:
+  {{- toYaml . | nindent 2 }}
+{{- end }}
+{{- with .values.priorityClassName }}
+priorityClassName: {{ . }}
+{{- end }}
+topologySpreadConstraints:
+{{- if .values.topologySpreadConstraints }}
+  {{- toYaml .values.topologySpreadConstraints | nindent 2 }}
+{{- else }}
+  - maxSkew: 1
+    topologyKey: kubernetes.io/hostname
+    whenUnsatisfiable: ScheduleAnyway
+    labelSelector:
+      matchLabels:
+        {{- include "signet.selector" . | nindent 8 }}
+{{- end }}
+{{- with .root.Values.imagePullSecrets }}
+imagePullSecrets:
+  {{- toYaml . | nindent 2 }}
+{{- end }}
+{{- end }}

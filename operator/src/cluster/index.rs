@@ -1,0 +1,180 @@
+//! Keeps what is in force in step with the watches: collects changes until they pause for a moment, and builds the index anew.
+//!
+//! **Revisions** are the API server's own: a build takes the newest resource version that the server has given out after the
+//! changes it contains, so that revisions agree between replicas and grow with every change, deletions too. A replica may be
+//! a moment behind another; when a sidecar comes from there with a newer revision and other content, the next build takes a
+//! newer one still, once the watches had time to bring what it lacked.
+use super::translate::{Change, Objects};
+use super::watch;
+use crate::control::Hub;
+use crate::index::{Memory, Settings, Snapshot};
+use crate::state::{Outcome, Published, Report};
+use k8s_openapi::api::core::v1::Namespace;
+use kube::api::ListParams;
+use kube::{Api, Client};
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::sync::{mpsc, watch as cell};
+use tokio::time::{Instant, sleep, timeout};
+
+/// A build begins when nothing has changed for so long,
+const QUIET: Duration = Duration::from_millis(50);
+/// but no later than so long after the first change.
+const PATIENCE: Duration = Duration::from_millis(500);
+/// How often it is looked whether a sidecar holds more than this replica has.
+const LOOK: Duration = Duration::from_secs(1);
+/// How many revisions may have been made without the API server's help.
+const STEPS: u64 = 1000;
+/// How long the API server may take to say its newest resource version.
+const ANSWER: Duration = Duration::from_secs(2);
+
+/// What is in force.
+#[derive(Debug)]
+pub struct Index {
+    settings: Settings,
+    control_namespace: String,
+    objects: Objects,
+    memory: Memory,
+    snapshot: cell::Sender<Option<Arc<Snapshot>>>,
+    report: cell::Sender<Arc<Report>>,
+    kept: cell::Sender<Arc<super::status::View>>,
+}
+
+impl Index {
+    /// Nothing is in force until everything was listed once.
+    pub fn new(
+        settings: Settings,
+        control_namespace: &str,
+    ) -> (Self, Published, cell::Receiver<Arc<super::status::View>>) {
+        let (snapshot, snapshots) = cell::channel(None);
+        let waiting = Report { error: Some("nothing has been listed yet".into()), ..Report::default() };
+        let (report, reports) = cell::channel(Arc::new(waiting));
+        let (kept, views) = cell::channel(Arc::default());
+        let index = Self {
+            settings,
+            control_namespace: control_namespace.into(),
+            objects: Objects::default(),
+            memory: Memory::default(),
+            snapshot,
+            report,
+            kept,
+        };
+        (index, Published { snapshot: snapshots, report: reports }, views)
+    }
+
+    /// Follows the changes for ever. Ends when the watches have ended, or when building panicked: then the program must end, and
+    /// the sidecars keep what they have.
+    pub async fn run(mut self, client: Client, mut changes: mpsc::Receiver<Change>, hub: Arc<Hub>) -> &'static str {
+        loop {
+            let mut dirty = false;
+            let mut behind = false;
+            tokio::select! {
+                change = changes.recv() => match change {
+                    Some(change) => dirty = self.objects.take(change),
+                    None => return "the watches ended",
+                },
+                () = sleep(LOOK) => behind = hub.is_behind(u64::MAX),
+            }
+            let end = Instant::now() + PATIENCE;
+            while Instant::now() < end
+                && let Ok(Some(change)) = timeout(QUIET, changes.recv()).await
+            {
+                dirty |= self.objects.take(change);
+            }
+            let missing = self.objects.missing();
+            if !missing.is_empty() {
+                let error = Some(format!("not listed yet: {}", missing.join(", ")));
+                self.report.send_replace(Arc::new(Report { error, ..Report::default() }));
+                continue;
+            }
+            if !dirty && !behind {
+                continue;
+            }
+            let newest = newest(&client).await.unwrap_or(0);
+            // A sidecar cannot hold what the API server has not given out, but for the steps that its silence costs.
+            behind &= hub.is_behind(newest.saturating_add(STEPS));
+            if !dirty && !behind {
+                continue;
+            }
+            if behind {
+                // Content of another revision, though the same: see the head of this file.
+                self.memory.content.clear();
+            }
+            let built = tokio::task::spawn_blocking(move || {
+                self.build(newest);
+                self
+            });
+            match built.await {
+                Ok(index) => self = index,
+                Err(error) => {
+                    tracing::error!(%error, "building the index failed");
+                    return "the index";
+                }
+            }
+        }
+    }
+
+    /// Builds, publishes and remembers.
+    pub fn build(&mut self, newest: u64) {
+        self.objects.remember(&mut self.memory);
+        let documents = self.objects.documents();
+        match Snapshot::build(&self.settings, &documents, &self.memory, newest) {
+            Ok((snapshot, memory)) => {
+                self.memory = memory;
+                let revision = snapshot.revision();
+                let report = Report {
+                    good: true,
+                    revision,
+                    last: Outcome::Applied,
+                    rules: snapshot.notes().to_vec(),
+                    ..Report::default()
+                };
+                let snapshot = Arc::new(snapshot);
+                let view =
+                    super::status::View::new(&self.objects, &self.memory, snapshot.clone(), &self.control_namespace);
+                self.snapshot.send_replace(Some(snapshot));
+                self.report.send_replace(Arc::new(report));
+                self.kept.send_replace(Arc::new(view));
+                tracing::debug!(revision, "in force");
+            }
+            Err(error) => {
+                // Translation leaves out what would contradict itself: this is a mistake of ours.
+                tracing::error!(%error, "the index could not be built; the last good one stays");
+                let mut report = Report::clone(&self.report.borrow());
+                (report.good, report.last, report.error) = (false, Outcome::Refused, Some(error.to_string()));
+                self.report.send_replace(Arc::new(report));
+            }
+        }
+    }
+
+    /// Takes news without a watch, for tests.
+    pub fn take(&mut self, change: Change) -> bool {
+        self.objects.take(change)
+    }
+}
+
+/// The newest resource version of the whole API server: any list that asks for no version gives it.
+async fn newest(client: &Client) -> Option<u64> {
+    let namespaces: Api<Namespace> = Api::all(client.clone());
+    let one = ListParams::default().limit(1);
+    match timeout(ANSWER, namespaces.list_metadata(&one)).await {
+        Ok(Ok(list)) => list.metadata.resource_version?.parse().ok(),
+        Ok(Err(error)) => {
+            tracing::warn!(%error, "the API server does not say its newest version; the next revision is the last plus one");
+            None
+        }
+        Err(_) => None,
+    }
+}
+
+/// Everything that watches and builds, as one task.
+pub fn spawn(
+    index: Index,
+    client: Client,
+    sidecar_images: &[String],
+    hub: Arc<Hub>,
+    tasks: &mut tokio::task::JoinSet<&'static str>,
+) {
+    let changes = watch::start(&client, sidecar_images, tasks);
+    tasks.spawn(index.run(client, changes, hub));
+}

@@ -1,0 +1,97 @@
+//! The watches: one task for each kind. What comes is made small at once and handed on in order; a watch that breaks begins
+//! anew after a pause that grows, and lists everything again.
+use super::read;
+use super::store::News;
+use super::translate::Change;
+use crate::crd;
+use crate::documents::Key;
+use futures::StreamExt as _;
+use k8s_openapi::api::core::v1::{Namespace, Pod, Service};
+use k8s_openapi::api::discovery::v1::EndpointSlice;
+use kube::api::ApiResource;
+use kube::core::{DynamicObject, GroupVersionKind};
+use kube::runtime::WatchStreamExt as _;
+use kube::runtime::watcher::{self, Event, watcher};
+use kube::{Api, Client, Resource, ResourceExt as _};
+use serde::de::DeserializeOwned;
+use std::fmt::Debug;
+use std::sync::Arc;
+use tokio::sync::mpsc;
+use tokio::task::JoinSet;
+
+/// News that wait to be taken; beyond it the watches wait.
+const WAITING: usize = 1024;
+
+/// The API of AllowRules of all namespaces, as raw objects.
+pub fn rules(client: &Client) -> Api<DynamicObject> {
+    Api::all_with(client.clone(), &resource())
+}
+
+/// What the API server calls AllowRules.
+pub fn resource() -> ApiResource {
+    let kind = GroupVersionKind::gvk(crd::GROUP, crd::VERSION, signet_policy::model::KIND);
+    ApiResource::from_gvk_with_plural(&kind, crd::PLURAL)
+}
+
+/// Starts every watch; none of them ends before the receiver is dropped.
+pub fn start(client: &Client, sidecar_images: &[String], tasks: &mut JoinSet<&'static str>) -> mpsc::Receiver<Change> {
+    let (tell, changes) = mpsc::channel(WAITING);
+    let images: Arc<[String]> = sidecar_images.into();
+    let (to, api) = (tell.clone(), Api::<Pod>::all(client.clone()));
+    tasks.spawn(follow("pods", api, to, Change::Pod, move |pod: &Pod| read::pod(pod, &images)));
+    let (to, api) = (tell.clone(), Api::<Service>::all(client.clone()));
+    tasks.spawn(follow("services", api, to, Change::Service, read::service));
+    let (to, api) = (tell.clone(), Api::<EndpointSlice>::all(client.clone()));
+    tasks.spawn(follow("endpointslices", api, to, Change::Slice, read::slice));
+    let (to, api) = (tell.clone(), Api::<Namespace>::all(client.clone()));
+    tasks.spawn(follow("namespaces", api, to, Change::Namespace, |namespace| Some(read::namespace(namespace))));
+    tasks.spawn(follow("allowrules", rules(client), tell, Change::Rule, |rule| Some(Box::new(read::rule(rule)))));
+    changes
+}
+
+async fn follow<K, T>(
+    kind: &'static str,
+    api: Api<K>,
+    tell: mpsc::Sender<Change>,
+    change: impl Fn(News<T>) -> Change,
+    read: impl Fn(&K) -> Option<T>,
+) -> &'static str
+where
+    K: Resource + Clone + Debug + DeserializeOwned + Send + 'static,
+{
+    let mut events = watcher(api, watcher::Config::default()).default_backoff().boxed();
+    while let Some(event) = events.next().await {
+        let news = match event {
+            Ok(event) => news(event, &read),
+            Err(error) => {
+                tracing::warn!(kind, %error, "a watch broke; it begins anew, and what is in force stays");
+                continue;
+            }
+        };
+        if let Some(news) = news
+            && tell.send(change(news)).await.is_err()
+        {
+            break;
+        }
+    }
+    kind
+}
+
+/// `None`: something listed that is of no interest.
+fn news<K: Resource, T>(event: Event<K>, read: impl Fn(&K) -> Option<T>) -> Option<News<T>> {
+    Some(match event {
+        Event::Init => News::Start,
+        Event::InitApply(object) => News::Listed(key(&object), read(&object)?),
+        Event::InitDone => News::Done,
+        Event::Apply(object) => match read(&object) {
+            Some(read) => News::Set(key(&object), read),
+            None => News::Gone(key(&object)),
+        },
+        Event::Delete(object) => News::Gone(key(&object)),
+    })
+}
+
+fn key<K: Resource>(object: &K) -> Key {
+    let name = object.name_any();
+    Key { namespace: object.namespace().unwrap_or_else(|| name.clone()), name }
+}

@@ -1,0 +1,158 @@
+//! What the chart renders.
+use crate::helm::{self, objects, template};
+use serde_json::{Value, json};
+
+const DOMAIN: &str = "trustDomain=prod.example";
+const EVERYTHING: [&str; 8] = [
+    DOMAIN,
+    "networkPolicy.enabled=true",
+    "serviceMonitor.enabled=true",
+    "podMonitor.enabled=true",
+    "ca.purge=true",
+    "uninstall.force=true",
+    "listenAddress=::",
+    "sidecar.resources.limits.memory=128Mi",
+];
+
+fn named<'a>(objects: &'a [Value], kind: &str, name: &str) -> &'a Value {
+    objects
+        .iter()
+        .find(|object| object["kind"] == kind && object["metadata"]["name"] == name)
+        .unwrap_or_else(|| panic!("there is no {kind} {name}"))
+}
+
+#[test]
+fn helm_finds_nothing_to_complain_about() {
+    let Some(helm) = helm::program() else { return };
+    let chart = helm::chart();
+    let output = helm::run(&helm, &["lint", "--strict", chart.to_str().unwrap()]);
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stdout));
+}
+
+#[test]
+fn a_rendering_is_the_same_twice() {
+    let Some(helm) = helm::program() else { return };
+    for set in [&[DOMAIN][..], &EVERYTHING] {
+        assert_eq!(template(&helm, "signet-system", set), template(&helm, "signet-system", set));
+    }
+}
+
+#[test]
+fn without_a_cluster_to_ask_the_trust_domain_must_be_given() {
+    let Some(helm) = helm::program() else { return };
+    let refused = template(&helm, "signet-system", &[]).unwrap_err();
+    assert!(refused.contains("trustDomain: this rendering has no cluster to ask"), "{refused}");
+    let refused = template(&helm, "signet-system", &["trustDomain=cluster.local"]).unwrap_err();
+    assert!(refused.contains("trustDomain"), "{refused}");
+}
+
+#[test]
+fn f35_a_value_that_nobody_knows_is_refused() {
+    let Some(helm) = helm::program() else { return };
+    for wrong in [
+        "posture.inbund=deny",
+        "posture.inbound=denny",
+        "ca.replica=3",
+        "sidecar.resources.requests.cpu=lots",
+        "ca.lifetimes.leaf=1hour",
+        "image.pullPolicy=Sometimes",
+        "sidecar.excludeInboundPorts={http}",
+    ] {
+        assert!(template(&helm, "signet-system", &[DOMAIN, wrong]).is_err(), "{wrong}");
+    }
+}
+
+#[test]
+fn f27_no_key_and_no_ca_bundle_is_rendered() {
+    let Some(helm) = helm::program() else { return };
+    let text = template(&helm, "signet-system", &EVERYTHING).unwrap();
+    assert!(!text.contains("PRIVATE KEY") && !text.contains("BEGIN CERTIFICATE"));
+    let objects = objects(&text);
+    assert!(objects.iter().all(|object| object["kind"] != "Secret"), "Secrets are made by the programs themselves");
+    let webhooks = &named(&objects, "MutatingWebhookConfiguration", "signet-injector")["webhooks"];
+    assert!(webhooks.as_array().unwrap().iter().all(|webhook| webhook["clientConfig"].get("caBundle").is_none()));
+}
+
+#[test]
+fn every_own_pod_is_restricted_and_asks_for_resources() {
+    let Some(helm) = helm::program() else { return };
+    let mut seen = 0;
+    for object in objects(&template(&helm, "signet-system", &EVERYTHING).unwrap()) {
+        let pod = if object["kind"] == "Pod" { &object["spec"] } else { &object["spec"]["template"]["spec"] };
+        let Some(containers) = pod["containers"].as_array() else { continue };
+        seen += 1;
+        let name = format!("{} {}", object["kind"], object["metadata"]["name"]);
+        assert_eq!(pod["securityContext"]["runAsNonRoot"], true, "{name}");
+        assert_eq!(pod["securityContext"]["seccompProfile"]["type"], "RuntimeDefault", "{name}");
+        for container in containers {
+            let context = &container["securityContext"];
+            assert_eq!(context["allowPrivilegeEscalation"], false, "{name}");
+            assert_eq!(context["readOnlyRootFilesystem"], true, "{name}");
+            assert_eq!(context["capabilities"], json!({"drop": ["ALL"]}), "{name}");
+        }
+        if object["kind"] == "Deployment" && object["metadata"]["namespace"] == "signet-system" {
+            assert_eq!(object["spec"]["replicas"], 2, "{name}");
+            assert!(containers[0]["resources"]["requests"].is_object(), "{name}");
+            assert!(pod["topologySpreadConstraints"].is_array(), "{name}");
+        }
+    }
+    assert!(seen >= 6, "CA, operator, two hooks, and the test's pods: {seen}");
+}
+
+#[test]
+fn secrets_are_reached_in_our_own_namespace_alone_and_by_name() {
+    let Some(helm) = helm::program() else { return };
+    for object in objects(&template(&helm, "signet-system", &EVERYTHING).unwrap()) {
+        for rule in object["rules"].as_array().into_iter().flatten() {
+            let words = |key: &str| rule[key].as_array().cloned().unwrap_or_default();
+            assert!(!words("verbs").contains(&json!("*")) && !words("resources").contains(&json!("*")), "{rule}");
+            if words("resources").contains(&json!("secrets")) {
+                assert_eq!(object["kind"], "Role", "{rule}");
+                let named = !words("resourceNames").is_empty() || words("verbs") == [json!("create")];
+                assert!(named, "{rule}");
+            }
+        }
+    }
+}
+
+#[test]
+fn an_image_is_what_its_parts_say() {
+    let Some(helm) = helm::program() else { return };
+    let images = |set: &[&str]| {
+        let objects = objects(&template(&helm, "signet-system", set).unwrap());
+        let image = |name: &str| {
+            let containers = &named(&objects, "Deployment", name)["spec"]["template"]["spec"]["containers"];
+            containers[0]["image"].as_str().unwrap().to_owned()
+        };
+        let operator = named(&objects, "ConfigMap", "signet-operator")["data"]["operator.toml"].as_str().unwrap();
+        let sidecar = operator.lines().find_map(|line| line.strip_prefix("image = ")).unwrap().to_owned();
+        [image("signet-ca"), image("signet-operator"), sidecar]
+    };
+    assert_eq!(
+        images(&[DOMAIN]),
+        ["signet/signet-ca:0.1.0", "signet/signet-operator:0.1.0", "\"signet/signet-sidecar:0.1.0\""]
+    );
+    let digest = format!("sha256:{}", "0".repeat(64));
+    let own = format!("sidecar.image.digest={digest}");
+    assert_eq!(
+        images(&[DOMAIN, "image.registry=reg.example:5000", "image.tag=9.9", "ca.image.repository=mine", &own]),
+        [
+            "reg.example:5000/mine/signet-ca:9.9".to_owned(),
+            "reg.example:5000/signet/signet-operator:9.9".to_owned(),
+            format!("\"reg.example:5000/signet/signet-sidecar@{digest}\"")
+        ]
+    );
+}
+
+#[test]
+fn rules_outlive_the_chart_unless_told_otherwise() {
+    let Some(helm) = helm::program() else { return };
+    let kept = |set: &[&str]| {
+        let objects = objects(&template(&helm, "signet-system", set).unwrap());
+        let definition = objects.into_iter().find(|object| object["kind"] == "CustomResourceDefinition");
+        definition.map(|definition| definition["metadata"]["annotations"]["helm.sh/resource-policy"].clone())
+    };
+    assert_eq!(kept(&[DOMAIN]), Some(json!("keep")));
+    assert_eq!(kept(&[DOMAIN, "crds.keep=false"]), Some(Value::Null));
+    assert_eq!(kept(&[DOMAIN, "crds.enabled=false"]), None);
+}

@@ -1,0 +1,141 @@
+//! An API server with the chart's webhooks, guard and policies in it.
+use crate::helm;
+use k8s_openapi::api::core::v1::{Namespace, Pod};
+use kube::api::{ApiResource, DynamicObject, Patch, PatchParams, PostParams};
+use kube::core::GroupVersionKind;
+use kube::{Api, Client};
+use serde_json::{Value, json};
+use signet_apiserver::{ApiServer, object};
+use signet_enroll::settings::File;
+use signet_operator::inject::{self, Outcome, Settings};
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+pub(crate) const INJECT: &str = "signet.dev/inject";
+
+pub(crate) struct World {
+    pub(crate) server: ApiServer,
+    pub(crate) client: Client,
+    pub(crate) control: String,
+    helm: PathBuf,
+}
+
+impl World {
+    /// A fresh API server, and a control namespace in it. Nothing of the chart yet.
+    pub(crate) async fn start() -> Option<Self> {
+        let helm = helm::program()?;
+        let server = ApiServer::start().await?;
+        let client = server.client().await;
+        let control = server.namespace("signet-system").await;
+        Some(Self { server, client, control, helm })
+    }
+
+    /// Applies what the chart renders of these kinds, after `change`.
+    pub(crate) async fn apply(&self, kinds: &[&str], change: impl Fn(&mut Value)) {
+        let text = helm::template(&self.helm, &self.control, &["trustDomain=example.org"]).unwrap();
+        let hook = |object: &Value| object["metadata"]["annotations"].get("helm.sh/hook").is_some();
+        let wanted = |object: &Value| kinds.iter().any(|kind| object["kind"] == *kind) && !hook(object);
+        for mut object in helm::objects(&text).into_iter().filter(wanted) {
+            change(&mut object);
+            let text = |key: &str| object[key].as_str().unwrap().to_owned();
+            let (version, kind) = (text("apiVersion"), text("kind"));
+            let (group, version) = version.split_once('/').unwrap();
+            let resource = ApiResource::from_gvk(&GroupVersionKind::gvk(group, version, &kind));
+            let name = object["metadata"]["name"].as_str().unwrap().to_owned();
+            let api = Api::<DynamicObject>::all_with(self.client.clone(), &resource);
+            let applied = api.patch(&name, &PatchParams::apply("helm").force(), &Patch::Apply(object)).await;
+            applied.unwrap_or_else(|error| panic!("{kind} {name}: {error}"));
+        }
+    }
+
+    /// Runs helm against this API server, on the release `signet` of the control namespace.
+    pub(crate) fn helm(&self, verb: &str, set: &[&str]) -> Result<(), String> {
+        let (chart, kubeconfig) = (helm::chart(), self.server.kubeconfig());
+        let mut arguments = vec![verb, "signet"];
+        match verb {
+            "install" | "upgrade" => arguments.push(chart.to_str().unwrap()),
+            "uninstall" => arguments.push("--no-hooks"),
+            _ => {}
+        }
+        arguments.extend(["--namespace", &self.control, "--kubeconfig", kubeconfig.to_str().unwrap()]);
+        for setting in set {
+            arguments.extend(["--set", setting]);
+        }
+        let output = helm::run(&self.helm, &arguments);
+        if output.status.success() { Ok(()) } else { Err(String::from_utf8_lossy(&output.stderr).into_owned()) }
+    }
+
+    /// A client that may do what the chart allows this service account.
+    pub(crate) async fn client_of(&self, account: &str) -> Client {
+        let token = signet_apiserver::token(&self.client, &self.control, account, json!({"audiences": []})).await;
+        signet_apiserver::client(&self.server.kubeconfig_for(account, &token)).await
+    }
+
+    /// A namespace with these labels, as a user makes it.
+    pub(crate) async fn namespace(&self, labels: &Value) -> String {
+        let name = self.server.namespace("shop").await;
+        self.label(&name, labels).await.unwrap();
+        name
+    }
+
+    pub(crate) async fn label(&self, namespace: &str, labels: &Value) -> Result<(), String> {
+        let api = Api::<Namespace>::all(self.client.clone());
+        let patch = Patch::Merge(json!({"metadata": {"labels": labels}}));
+        api.patch(namespace, &PatchParams::default(), &patch).await.map(drop).map_err(|error| error.to_string())
+    }
+
+    /// Creates a pod; `dry`: only asks whether it would be.
+    pub(crate) async fn create(&self, namespace: &str, pod: &Value, dry: bool) -> Result<Pod, String> {
+        let api = Api::<Pod>::namespaced(self.client.clone(), namespace);
+        let options = PostParams { dry_run: dry, ..PostParams::default() };
+        api.create(&options, &object(pod.clone())).await.map_err(|error| match error {
+            kube::Error::Api(status) => status.message,
+            other => other.to_string(),
+        })
+    }
+
+    /// Waits until a pod with a typo is refused: then the guard is in force.
+    pub(crate) async fn guarded(&self) {
+        let namespace = self.server.namespace("waiting").await;
+        let typo = pod(&json!({INJECT: "enabeld"}));
+        until("the guard is in force", async || self.create(&namespace, &typo, true).await.is_err()).await;
+    }
+
+    /// What injection makes of a pod, without a webhook.
+    pub(crate) fn injected(&self, pod: &Value) -> Value {
+        let labels = BTreeMap::from([(INJECT.to_owned(), "enabled".to_owned())]);
+        match inject::inject(pod, "shop", &labels, &self.settings("")) {
+            Outcome::Injected(pod) => *pod,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    pub(crate) fn settings(&self, more: &str) -> Settings {
+        let text = format!("[inject]\nimage = \"signet/signet-sidecar:0.1.0\"\n{more}");
+        let mut file = File::parse(Path::new("operator.toml"), &text).unwrap();
+        let domain = "example.org".parse().unwrap();
+        let read = Settings::read(&mut file.root().table("inject"), &domain, &self.control);
+        file.finish(|| read).unwrap()
+    }
+}
+
+/// A pod with these annotations, as a user writes it.
+pub(crate) fn pod(annotations: &Value) -> Value {
+    json!({
+        "apiVersion": "v1", "kind": "Pod",
+        "metadata": {"generateName": "orders-", "labels": {"app": "orders"}, "annotations": annotations},
+        "spec": {"containers": [{"name": "app", "image": "orders:1"}]},
+    })
+}
+
+/// Waits for a condition; a minute is for busy machines.
+pub(crate) async fn until(what: &str, mut holds: impl AsyncFnMut() -> bool) {
+    for _ in 0..600 {
+        if holds().await {
+            return;
+        }
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+    panic!("within a minute: {what}");
+}

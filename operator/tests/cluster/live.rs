@@ -1,0 +1,145 @@
+//! The index and the control stream follow a real API server.
+use crate::world::{SIDECAR, create, install, operator, shared, until};
+use kube::api::{DeleteParams, Patch, PatchParams};
+use kube::core::DynamicObject;
+use kube::{Api, Client};
+use serde_json::{Value, json};
+use signet_apiserver::{ApiServer, PodOptions, make_pod, remove_pod};
+use signet_operator::cluster::status::Acknowledged;
+use signet_operator::cluster::watch;
+use signet_operator::documents::Key;
+use signet_policy::{Caller, Reason};
+
+pub(crate) fn key(namespace: &str, name: &str) -> Key {
+    Key { namespace: namespace.into(), name: name.into() }
+}
+
+fn sidecar() -> Value {
+    json!({"spec": {"initContainers": [
+        {"name": "signet-sidecar", "image": format!("{SIDECAR}:0.1.0"), "restartPolicy": "Always"},
+    ]}})
+}
+
+/// A running pod with our sidecar; gives its UID.
+pub(crate) async fn meshed(client: &Client, namespace: &str, name: &str, address: &str) -> String {
+    let options = PodOptions { addresses: &[address], more: sidecar(), ..PodOptions::default() };
+    make_pod(client, namespace, name, &options).await.metadata.uid.unwrap()
+}
+
+#[tokio::test]
+async fn a_sidecar_gets_its_configuration_and_every_rule_that_concerns_it() {
+    let Some(server) = shared().await else { return };
+    let client = server.client().await;
+    let namespace = server.namespace("live").await;
+    let operator = operator(&client).await;
+    let uid = meshed(&client, &namespace, "orders", "10.1.0.2").await;
+    operator.until("the pod", |snapshot| snapshot.find(&key(&namespace, "orders")).is_some()).await;
+
+    let mut sidecar = operator.attach(&namespace, "default", &uid).await;
+    sidecar.until("its address", |config| config.addresses == [vec![10, 1, 0, 2]]).await;
+
+    let spec = json!({"target": {"all": true, "ports": [8080]}, "from": [{"serviceAccount": "checkout"}]});
+    create(&client, &namespace, "r", &spec, false).await.unwrap();
+    let config = sidecar.until("the rule", |config| !config.rules.is_empty()).await;
+    assert_eq!((config.rules[0].name.as_str(), config.rules[0].generation), ("r", 1));
+
+    let rules: Api<DynamicObject> = Api::namespaced_with(client.clone(), &namespace, &watch::resource());
+    let patch = Patch::Merge(json!({"spec": {"from": [{"serviceAccount": "other"}]}}));
+    rules.patch("r", &PatchParams::default(), &patch).await.unwrap();
+    sidecar.until("the change", |config| config.rules.first().is_some_and(|rule| rule.generation == 2)).await;
+
+    rules.delete("r", &DeleteParams::default()).await.unwrap();
+    sidecar.until("its end", |config| config.rules.is_empty()).await;
+}
+
+#[tokio::test]
+async fn f10_a_certificate_for_another_pod_is_not_answered() {
+    let Some(server) = shared().await else { return };
+    let client = server.client().await;
+    let namespace = server.namespace("who").await;
+    let operator = operator(&client).await;
+    let uid = meshed(&client, &namespace, "orders", "10.1.1.2").await;
+    let snapshot = operator.until("the pod", |snapshot| snapshot.find(&key(&namespace, "orders")).is_some()).await;
+    let uid = uid.parse().unwrap();
+    let right = operator.authority.id(&namespace, "default");
+    assert!(snapshot.authorize(&right, Some(&uid)).is_ok());
+    assert!(snapshot.authorize(&operator.authority.id(&namespace, "other"), Some(&uid)).is_err());
+    assert!(snapshot.authorize(&right, Some(&"another".parse().unwrap())).is_err());
+}
+
+#[tokio::test]
+async fn revisions_of_replicas_agree_and_grow_with_deletions_too() {
+    let Some(server) = shared().await else { return };
+    let client = server.client().await;
+    let namespace = server.namespace("revisions").await;
+    let one = operator(&client).await;
+    meshed(&client, &namespace, "a", "10.1.2.2").await;
+    meshed(&client, &namespace, "b", "10.1.2.3").await;
+    let before =
+        one.until("both", |s| s.find(&key(&namespace, "a")).is_some() && s.find(&key(&namespace, "b")).is_some()).await;
+    remove_pod(&client, &namespace, "b").await;
+    let after = one.until("the deletion", |snapshot| snapshot.find(&key(&namespace, "b")).is_none()).await;
+    assert!(after.revision() > before.revision());
+    assert!(!one.hub.is_behind(u64::MAX));
+    // Another replica that never saw the pod is not behind.
+    let two = operator(&client).await;
+    let other = two.until("the same", |snapshot| snapshot.find(&key(&namespace, "a")).is_some()).await;
+    let digest = |s: &signet_operator::index::Snapshot| s.digest(s.find(&key(&namespace, "a")).unwrap()).to_owned();
+    assert!(other.revision() >= after.revision());
+    assert!(digest(&other) == digest(&after) || other.revision() > after.revision());
+}
+
+/// A cluster whose admission policy is not there: what came in all the same guards.
+#[tokio::test]
+async fn a_raw_rule_guards_and_an_outage_loses_nothing() {
+    let Some(server) = ApiServer::start().await else { return };
+    let client = server.client().await;
+    install(&client, false).await;
+    let namespace = server.namespace("raw").await;
+    let operator = operator(&client).await;
+    meshed(&client, &namespace, "orders", "10.1.3.2").await;
+    let spec = json!({"target": {"all": true}, "from": [{"serviceAccount": "checkout", "onTuesdays": true}], "unless": {"a": 1}});
+    create(&client, &namespace, "newer", &spec, false).await.unwrap();
+
+    // Unknown fields are kept as they were sent.
+    let rules: Api<DynamicObject> = Api::namespaced_with(client.clone(), &namespace, &watch::resource());
+    let stored = rules.get("newer").await.unwrap();
+    assert_eq!(stored.data["spec"], spec);
+    let caller = format!("spiffe://mesh.example/ns/{namespace}/sa/checkout");
+    let reason = |snapshot: &signet_operator::index::Snapshot| {
+        let member = snapshot.find(&key(&namespace, "orders"))?;
+        Some(member.table().judge(&Caller::Identity(&caller), 8080).reason)
+    };
+    operator.until("the guard", |snapshot| reason(snapshot) == Some(Reason::GuardedByUnusableRule)).await;
+
+    let view = operator.views.borrow().clone();
+    let own = key(&namespace, "newer");
+    let status = view.rules[&own].status(&own, &Acknowledged::default(), true, "2026-11-21T00:00:00Z");
+    let accepted = &status.conditions[0];
+    assert_eq!(
+        (accepted.kind.as_str(), accepted.status.as_str(), accepted.reason.as_str()),
+        ("Accepted", "False", "GuardsOnly")
+    );
+    assert!(
+        accepted.message.contains("spec.unless") && accepted.message.contains("onTuesdays"),
+        "{}",
+        accepted.message
+    );
+
+    // The API server goes away and comes back; what changed while nobody watched is found out.
+    server.stop();
+    server.resume().await;
+    remove_pod(&client, &namespace, "orders").await;
+    meshed(&client, &namespace, "orders", "10.1.3.3").await;
+    meshed(&client, &namespace, "new", "10.1.3.4").await;
+    rules.delete("newer", &DeleteParams::default()).await.unwrap();
+    operator
+        .until("what came after the outage", |snapshot| {
+            let at = |name: &str| snapshot.find(&key(&namespace, name)).map(|m| m.workload.addresses.clone());
+            at("orders") == Some(vec!["10.1.3.3".parse().unwrap()])
+                && at("new") == Some(vec!["10.1.3.4".parse().unwrap()])
+                && reason(snapshot) == Some(Reason::PostureAudit)
+        })
+        .await;
+    until("nothing is lost", || async { operator.published.report.borrow().good.then_some(()) }).await;
+}

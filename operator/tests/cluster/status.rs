@@ -1,0 +1,146 @@
+//! Status on a real API server: who writes it, and what it says.
+use crate::live::{key, meshed};
+use crate::world::{create, operator_of, shared, until};
+use kube::core::DynamicObject;
+use kube::{Api, Client};
+use serde_json::{Value, json};
+use signet_apiserver::{ApiServer, PodOptions, make_pod, make_service_account, set_status};
+use signet_identity::testing::Authority;
+use signet_operator::cluster::watch;
+use signet_proto::control::{Edge, Edges, ReplicaReport, Up, up};
+use std::sync::Arc;
+
+async fn status(client: &Client, namespace: &str, name: &str) -> Value {
+    let rules: Api<DynamicObject> = Api::namespaced_with(client.clone(), namespace, &watch::resource());
+    rules.get(name).await.unwrap().data["status"].clone()
+}
+
+fn words(status: &Value) -> Vec<String> {
+    let conditions = status["conditions"].as_array().cloned().unwrap_or_default();
+    let word = |condition: &Value, field: &str| condition[field].as_str().unwrap_or_default().to_owned();
+    conditions.iter().map(|c| format!("{} {}", word(c, "type"), word(c, "status"))).collect()
+}
+
+fn kubectl(server: &ApiServer, arguments: &[&str]) -> String {
+    let program = signet_apiserver::programs().unwrap().join("kubectl");
+    let output =
+        std::process::Command::new(program).arg("--kubeconfig").arg(server.kubeconfig()).args(arguments).output();
+    let output = output.unwrap();
+    assert!(output.status.success(), "{arguments:?}: {}", String::from_utf8_lossy(&output.stderr));
+    String::from_utf8_lossy(&output.stdout).into_owned()
+}
+
+/// A pod of an operator that serves.
+async fn replica(client: &Client, namespace: &str, name: &str) {
+    let options = PodOptions { service_account: "signet-operator", ..PodOptions::default() };
+    make_pod(client, namespace, name, &options).await;
+    let ready = json!({"phase": "Running", "conditions": [{"type": "Ready", "status": "True"}]});
+    set_status(client, namespace, name, ready).await;
+}
+
+const IN_FORCE: [&str; 3] = ["Accepted True", "Programmed True", "Effective True"];
+
+#[tokio::test]
+async fn the_status_says_who_enforces_a_rule_and_when_it_last_matched() {
+    let Some(server) = shared().await else { return };
+    let client = server.client().await;
+    let (control, namespace) = (server.namespace("control").await, server.namespace("status").await);
+    let mut operator = operator_of(&client, Authority::new("mesh.example"), &control).await;
+    operator.write_status("one");
+    let uid = meshed(&client, &namespace, "orders", "10.1.4.2").await;
+    let spec = json!({"target": {"all": true, "ports": [8080]}, "from": [{"serviceAccount": "default"}]});
+    create(&client, &namespace, "r", &spec, false).await.unwrap();
+    until("nobody has acknowledged it", || async {
+        let status = status(&client, &namespace, "r").await;
+        (words(&status) == ["Accepted True", "Programmed False", "Effective True"] && status["workloads"] == 1)
+            .then_some(())
+    })
+    .await;
+
+    operator.until("the pod", |snapshot| snapshot.find(&key(&namespace, "orders")).is_some()).await;
+    let mut sidecar = operator.attach(&namespace, "default", &uid).await;
+    sidecar.until("the rule", |config| config.rules.len() == 1).await;
+    let said = until("it is in force", || async {
+        let status = status(&client, &namespace, "r").await;
+        (words(&status) == IN_FORCE).then_some(status)
+    })
+    .await;
+    assert_eq!(
+        (&said["acknowledged"], &said["target"], &said["mode"]),
+        (&json!(1), &json!("all: 8080"), &json!("Enforce"))
+    );
+    assert_eq!(said["observedGeneration"], 1);
+    assert!(said["lastMatched"].is_null());
+    let columns = kubectl(server, &["get", "arule", "-n", &namespace]);
+    let line: Vec<&str> = columns.lines().nth(1).unwrap_or_default().split_whitespace().collect();
+    assert_eq!(line.get(..7), Some(&["r", "all:", "8080", "Enforce", "True", "True", "True"][..]), "{columns}");
+    let described = kubectl(server, &["events", "-n", &namespace, "--for", "allowrule/r"]);
+    assert!(described.contains("RuleAccepted"), "{described}");
+    assert!(kubectl(server, &["get", "signet", "-n", &namespace]).contains("allowrule"), "the category");
+
+    let edge = Edge {
+        peer: format!("spiffe://mesh.example/ns/{namespace}/sa/default"),
+        port: 8080,
+        reason: "rule_matched".into(),
+        connections: 1,
+        ..Edge::default()
+    };
+    sidecar.say.send(Up { kind: Some(up::Kind::Edges(Edges { edges: vec![edge] })) }).await.unwrap();
+    until("it matched", || async { status(&client, &namespace, "r").await["lastMatched"].as_str().map(str::to_owned) })
+        .await;
+}
+
+#[tokio::test]
+async fn the_holder_of_the_lease_hears_of_the_others_and_another_takes_over() {
+    let Some(server) = shared().await else { return };
+    let client = server.client().await;
+    let (control, namespace) = (server.namespace("control").await, server.namespace("two").await);
+    make_service_account(&client, &control, "signet-operator").await;
+    let authority = Arc::new(Authority::new("mesh.example"));
+    let mut one = operator_of(&client, authority.clone(), &control).await;
+    one.write_status("one");
+    replica(&client, &control, "one").await;
+    replica(&client, &control, "two").await;
+    let uid = meshed(&client, &namespace, "orders", "10.1.5.2").await;
+    let spec = json!({"target": {"all": true}, "from": []});
+    create(&client, &namespace, "r", &spec, false).await.unwrap();
+    let words_of = |what: &'static str, wanted: [&'static str; 3]| {
+        let (client, namespace) = (client.clone(), namespace.clone());
+        async move {
+            until(what, || async { (words(&status(&client, &namespace, "r").await) == wanted).then_some(()) }).await;
+        }
+    };
+    words_of("the other has said nothing yet", ["Accepted True", "Programmed Unknown", "Effective True"]).await;
+
+    let mut two = operator_of(&client, authority, &control).await;
+    two.write_status("two");
+    two.until("the pod", |snapshot| snapshot.find(&key(&namespace, "orders")).is_some()).await;
+    let mut sidecar = two.attach(&namespace, "default", &uid).await;
+    sidecar.until("the rule", |config| config.rules.len() == 1).await;
+    words_of("the other's sidecar counts", IN_FORCE).await;
+
+    // The holder goes; the other does what it did.
+    drop(one);
+    signet_apiserver::remove_pod(&client, &control, "one").await;
+    create(&client, &namespace, "s", &spec, false).await.unwrap();
+    sidecar.until("the second rule", |config| config.rules.len() == 2).await;
+    until("the other writes", || async { (words(&status(&client, &namespace, "s").await) == IN_FORCE).then_some(()) })
+        .await;
+}
+
+#[tokio::test]
+async fn f10_only_an_operator_reports_to_operators() {
+    let Some(server) = shared().await else { return };
+    let client = server.client().await;
+    let control = server.namespace("control").await;
+    let mut operator = operator_of(&client, Authority::new("mesh.example"), &control).await;
+    operator.write_status("one");
+    let report = |account: &'static str| {
+        let credentials = operator.authority.credentials("signet-system", account, Some("uid"));
+        let channel = signet_enroll::channel(&credentials, operator.identity(), &operator.address.to_string()).unwrap();
+        let mut control = signet_proto::control::control_client::ControlClient::new(channel);
+        async move { control.report(ReplicaReport { last: true, ..ReplicaReport::default() }).await.map(drop) }
+    };
+    assert_eq!(report("orders").await.unwrap_err().code(), tonic::Code::PermissionDenied);
+    report("signet-operator").await.unwrap();
+}
