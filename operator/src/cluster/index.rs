@@ -132,9 +132,10 @@ impl Index {
                 let snapshot = Arc::new(snapshot);
                 let view =
                     super::status::View::new(&self.objects, &self.memory, snapshot.clone(), &self.control_namespace);
+                // Before the snapshot: who has seen a rule in force finds what is to be said of it.
+                self.kept.send_replace(Arc::new(view));
                 self.snapshot.send_replace(Some(snapshot));
                 self.report.send_replace(Arc::new(report));
-                self.kept.send_replace(Arc::new(view));
                 tracing::debug!(revision, "in force");
             }
             Err(error) => {
