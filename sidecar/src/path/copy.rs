@@ -64,6 +64,8 @@ impl Drop for Filled {
     }
 }
 
+type Polled = Poll<Result<(), Broken>>;
+
 /// One direction.
 #[derive(Default)]
 struct Flow {
@@ -82,13 +84,7 @@ enum Stage {
 }
 
 impl Flow {
-    fn poll(
-        &mut self,
-        cx: &mut Context<'_>,
-        from: &mut dyn Side,
-        to: &mut dyn Side,
-        count: &AtomicU64,
-    ) -> Poll<Result<(), Broken>> {
+    fn poll(&mut self, cx: &mut Context<'_>, from: &mut dyn Side, to: &mut dyn Side, count: &AtomicU64) -> Polled {
         let About { name, most, .. } = to.about();
         let write = |error| Broken::Write(name, error);
         loop {

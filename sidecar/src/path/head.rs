@@ -109,13 +109,9 @@ pub const OPEN: &[u8] = b"HTTP/1.1 200 OK\r\n\r\n";
 
 /// The answer that refuses it.
 pub fn write_refusal(refusal: &Refusal) -> String {
-    let reason =
-        http::StatusCode::from_u16(refusal.status()).ok().and_then(|s| s.canonical_reason()).unwrap_or("Refused");
-    format!(
-        "HTTP/1.1 {} {reason}\r\nProxy-Status: {}\r\nContent-Length: 0\r\nConnection: close\r\n\r\n",
-        refusal.status(),
-        refusal.proxy_status()
-    )
+    let (status, why) = (refusal.status(), refusal.proxy_status());
+    let reason = http::StatusCode::from_u16(status).ok().and_then(|s| s.canonical_reason()).unwrap_or("Refused");
+    format!("HTTP/1.1 {status} {reason}\r\nProxy-Status: {why}\r\nContent-Length: 0\r\nConnection: close\r\n\r\n")
 }
 
 #[cfg(test)]

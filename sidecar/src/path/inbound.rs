@@ -13,9 +13,10 @@ use crate::tls::{Framing, Proven, Tls};
 use bytes::Bytes;
 use h2::server::SendResponse;
 use h2::{Reason, RecvStream};
-use http::Request;
+use http::{Request, Response};
 use signet_policy::{Caller, Decision};
 use std::future::poll_fn;
+use std::io::ErrorKind;
 use std::net::SocketAddr;
 use std::pin::pin;
 use std::rc::Rc;
@@ -81,11 +82,11 @@ async fn serve_alone(shared: &Arc<Shared>, mut tls: Tls, proven: Proven, from: S
     let mut record = Record::new(shared, Direction::Inbound, from);
     let tunnel = shared.live.hold(Arc::new(proven.into_tunnel(from, false)));
     record.tunnel(&tunnel, Framing::Alone);
-    let opened = match place(shared, &tunnel) {
-        Ok(place) => open_alone(&mut tls, &tunnel, &mut record).await.map(|app| (app, place)),
-        Err(refusal) => Err(refusal),
+    let opened = async {
+        let place = place(shared, &tunnel)?;
+        Ok((open_alone(&mut tls, &tunnel, &mut record).await?, place))
     };
-    match opened {
+    match opened.await {
         Err(refusal) => {
             // The peer may be gone already; what it was told is in the record.
             drop(tls.write_all(head::write_refusal(&refusal).as_bytes()).await);
@@ -185,44 +186,34 @@ async fn serve_stream(
 ) {
     let mut record = Record::new(&shared, Direction::Inbound, from);
     record.tunnel(&tunnel, Framing::Pooled);
-    // Counts as a connection, like one that has a tunnel of its own.
-    let permit = shared.limits.connection(Direction::Inbound);
-    let (place, full) = match place(&shared, &tunnel) {
-        Ok(place) => (Some(place), None),
-        Err(refusal) => (None, Some(refusal)),
+    // In a place of its own: what opening needs is let go before bytes flow.
+    let open = Box::pin(async {
+        let place = place(&shared, &tunnel)?;
+        // Counts as a connection, like one that has a tunnel of its own.
+        let permit = shared.limits.connection(Direction::Inbound).ok_or(Refusal::Limit("connections"));
+        let permit = permit.inspect_err(|_| shared.observe.limit("connections"))?;
+        Ok((open_stream(&tunnel, &request, &mut record).await?, (place, permit)))
+    });
+    let opened = tokio::select! {
+        biased;
+        // The caller is gone: the application need not hear of it.
+        _ = poll_fn(|cx| respond.poll_reset(cx)) => Err(Refusal::TunnelBroke(ErrorKind::ConnectionReset.into())),
+        opened = open => opened,
     };
-    let opened = if let Some(refusal) = full {
-        Err(refusal)
-    } else if permit.is_some() {
-        // In a place of its own: what opening needs is let go before bytes flow.
-        let open = Box::pin(open_stream(&tunnel, &request, &mut record));
-        tokio::select! {
-            biased;
-            // The caller is gone: the application need not hear of it.
-            _ = poll_fn(|cx| respond.poll_reset(cx)) => {
-                Err(Refusal::TunnelBroke(std::io::ErrorKind::ConnectionReset.into()))
-            }
-            opened = open => opened,
-        }
-    } else {
-        shared.observe.limit("connections");
-        Err(Refusal::Limit("connections"))
-    };
-    let (app, mut stream) = match opened {
+    let (app, mut stream, held) = match opened {
         Err(refusal) => {
-            let answer =
-                http::Response::builder().status(refusal.status()).header("proxy-status", refusal.proxy_status());
+            let answer = Response::builder().status(refusal.status()).header("proxy-status", refusal.proxy_status());
             // A peer that is gone cannot be answered; the record says what happened.
             drop(answer.body(()).map(|answer| respond.send_response(answer, true)));
             return record.refused(&refusal);
         }
-        Ok(app) => match respond.send_response(http::Response::new(()), false) {
-            Ok(send) => (app, Stream::new(send, request.into_body())),
+        Ok((app, held)) => match respond.send_response(Response::new(()), false) {
+            Ok(send) => (app, Stream::new(send, request.into_body()), held),
             Err(error) => return record.refused(&Refusal::TunnelBroke(std::io::Error::other(error))),
         },
     };
     carry(record, &mut stream, app, Some(tunnel.item.clone())).await;
-    drop((permit, place));
+    drop(held);
 }
 
 async fn open_stream(tunnel: &Tunnel, asked: &Request<RecvStream>, record: &mut Record) -> Result<TcpStream, Refusal> {

@@ -58,8 +58,7 @@ fn start(path: &Rc<Path>, stream: TcpStream, from: SocketAddr, purpose: Purpose)
     let Some(permit) = path.shared.limits.connection(direction) else {
         path.shared.observe.limit("connections");
         // Dropped with a reset, so that nothing lingers.
-        drop(stream.set_zero_linger());
-        return;
+        return drop(stream.set_zero_linger());
     };
     if let Err(error) = socket::tune(&stream) {
         return tracing::debug!(%error, %from, "connection was gone before it could be served");

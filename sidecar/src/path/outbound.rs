@@ -110,14 +110,11 @@ async fn route(shared: &Shared, to: SocketAddr) -> Result<Option<Vec<Endpoint>>,
             let one = |address, peer| Ok(Some(vec![Endpoint { address, port: to.port(), peer }]));
             match shared.view.destination(to.ip()).as_deref() {
                 Some(Destination::Workload(endpoint)) => return one(endpoint.address, endpoint.peer.clone()),
-                Some(Destination::Service(ports)) => {
-                    let endpoints = ports.get(&to.port()).ok_or(Refusal::NoServicePort(to.ip(), to.port()))?;
-                    return Ok(Some(endpoints.clone()));
+                Some(Destination::Service(ports) | Destination::Node(ports)) if ports.contains_key(&to.port()) => {
+                    return Ok(ports.get(&to.port()).cloned());
                 }
-                Some(Destination::Node(ports)) => {
-                    return ports.get(&to.port()).map_or_else(|| one(to.ip(), None), |all| Ok(Some(all.clone())));
-                }
-                Some(Destination::Unmeshed) => return one(to.ip(), None),
+                Some(Destination::Service(_)) => return Err(Refusal::NoServicePort(to.ip(), to.port())),
+                Some(Destination::Node(_) | Destination::Unmeshed) => return one(to.ip(), None),
                 Some(Destination::Unknown) | None if !state.may_be_meshed(to.ip()) => return one(to.ip(), None),
                 Some(Destination::Unknown) | None => shared.view.ask(to.ip()),
             }
