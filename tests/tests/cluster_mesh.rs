@@ -2,7 +2,7 @@
 #![allow(clippy::unwrap_used, reason = "a test ends where something is not as it must be")]
 use anyhow::{bail, ensure};
 use signet::demo::wire;
-use signet_tests::cluster::{Cluster, Space, cluster, pod, pod_of, service};
+use signet_tests::cluster::{Cluster, SYSTEM, Space, cluster, pod, pod_of, service};
 
 /// Waits until a call is answered with `words`.
 #[track_caller]
@@ -80,6 +80,42 @@ spec:
     assert_eq!(wire::occurrences(&segments, "swordfish"), 0, "what orders answers passes between the nodes");
     let tunnelled = segments.iter().filter(|s| s.to.port() == 15008).count();
     assert!(tunnelled > 0, "the capture saw no tunnel at all");
+}
+
+#[test]
+fn a_rule_that_goes_and_comes_back_is_felt_by_pods_that_run() {
+    let Some(cluster) = cluster("a_rule_that_goes_and_comes_back_is_felt_by_pods_that_run") else { return };
+    cluster.install(&[]);
+    let space = cluster.space("live", &["signet.dev/inject=enabled"]);
+    let rule = "apiVersion: signet.dev/v1alpha1
+kind: AllowRule
+metadata: {name: orders-from-checkout}
+spec:
+  target: {service: orders, ports: [8080]}
+  from: [{serviceAccount: checkout}]";
+    space.apply(&(pod_of("orders", "orders", 1, &["http", "8080"]) + &service("orders", 8080, false)));
+    space.apply(&(pod_of("stranger", "stranger", 2, &["pause"]) + &pod_of("checkout", "checkout", 2, &["pause"])));
+    for name in ["orders", "checkout", "stranger"] {
+        space.ready(&format!("pod/{name}"));
+    }
+    // Unguarded, under the posture `audit`.
+    admitted(&space, "stranger", "http://orders:8080/", "hello");
+    space.apply(rule);
+    refused(&space, "stranger", "http://orders:8080/");
+    admitted(&space, "checkout", "http://orders:8080/", "hello");
+    space.apply(&rule.replace("checkout}]", "stranger}]"));
+    admitted(&space, "stranger", "http://orders:8080/", "hello");
+    refused(&space, "checkout", "http://orders:8080/");
+    space.kubectl(&["delete", "allowrule", "orders-from-checkout"]).unwrap();
+    admitted(&space, "checkout", "http://orders:8080/", "hello");
+}
+
+#[test]
+fn helm_s_own_test_passes() {
+    let Some(cluster) = cluster("helm_s_own_test_passes") else { return };
+    cluster.install(&[]);
+    let said = cluster.helm(&["test", "signet", "-n", SYSTEM, "--timeout", "180s"]).unwrap();
+    assert!(said.contains("Succeeded") && !said.contains("Failed"), "{said}");
 }
 
 #[test]
