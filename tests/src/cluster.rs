@@ -13,7 +13,7 @@ mod lifecycle;
 mod space;
 
 pub use lifecycle::programs;
-pub use space::{Space, pod, pod_of, service};
+pub use space::{Space, orders_from, pod, pod_of, service};
 
 use anyhow::{Context as _, bail};
 use signet::demo::{

@@ -2,7 +2,7 @@
 #![allow(clippy::unwrap_used, reason = "a test ends where something is not as it must be")]
 use anyhow::{bail, ensure};
 use signet::demo::wire;
-use signet_tests::cluster::{Cluster, SYSTEM, Space, cluster, pod, pod_of, service};
+use signet_tests::cluster::{Cluster, SYSTEM, Space, cluster, orders_from, pod, pod_of, service};
 
 /// Waits until a call is answered with `words`.
 #[track_caller]
@@ -39,14 +39,7 @@ fn only_the_caller_that_a_rule_names_is_answered_by_service_headless_name_and_ad
         space.apply(&pod_of(account, name, node, &["pause"]));
     }
     plain.apply(&pod("outsider", 2, &["pause"]));
-    space.apply(
-        "apiVersion: signet.dev/v1alpha1
-kind: AllowRule
-metadata: {name: orders-from-checkout}
-spec:
-  target: {service: orders, ports: [8080]}
-  from: [{serviceAccount: checkout}]",
-    );
+    space.apply(&orders_from("checkout"));
     for name in ["orders", "checkout-near", "checkout-far", "stranger-near", "stranger-far"] {
         space.ready(&format!("pod/{name}"));
         let containers = space.field(&format!("pod/{name}"), ".spec.initContainers[*].name");
@@ -87,12 +80,7 @@ fn a_rule_that_goes_and_comes_back_is_felt_by_pods_that_run() {
     let Some(cluster) = cluster("a_rule_that_goes_and_comes_back_is_felt_by_pods_that_run") else { return };
     cluster.install(&[]);
     let space = cluster.space("live", &["signet.dev/inject=enabled"]);
-    let rule = "apiVersion: signet.dev/v1alpha1
-kind: AllowRule
-metadata: {name: orders-from-checkout}
-spec:
-  target: {service: orders, ports: [8080]}
-  from: [{serviceAccount: checkout}]";
+    let rule = orders_from("checkout");
     space.apply(&(pod_of("orders", "orders", 1, &["http", "8080"]) + &service("orders", 8080, false)));
     space.apply(&(pod_of("stranger", "stranger", 2, &["pause"]) + &pod_of("checkout", "checkout", 2, &["pause"])));
     for name in ["orders", "checkout", "stranger"] {
@@ -100,7 +88,7 @@ spec:
     }
     // Unguarded, under the posture `audit`.
     admitted(&space, "stranger", "http://orders:8080/", "hello");
-    space.apply(rule);
+    space.apply(&rule);
     refused(&space, "stranger", "http://orders:8080/");
     admitted(&space, "checkout", "http://orders:8080/", "hello");
     space.apply(&rule.replace("checkout}]", "stranger}]"));

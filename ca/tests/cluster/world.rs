@@ -1,5 +1,5 @@
 //! A control namespace of a test's own, CAs in it, and pods that call them.
-use crate::support::{Client, csr, nonce, sha256};
+use crate::support::{Client, csr, nonce, sha256, shifted_clock};
 use k8s_openapi::{
     api::{
         authorization::v1::SelfSubjectAccessReview,
@@ -12,7 +12,6 @@ use kube::{Api, Resource, api::PostParams, core::NamespaceResourceScope};
 use serde_json::{Value, json};
 use signet_apiserver::{ApiServer, PodOptions, client, make_pod, make_service_account, object, pod_token, token};
 use signet_ca::{
-    clock::Clock,
     config::{Config, Kubernetes, PeerAddress},
     kube::{AUDIENCE, Cluster, journal::Journal, state::ClusterState},
     metrics::Metrics,
@@ -30,7 +29,7 @@ use std::{
         Arc, Mutex,
         atomic::{AtomicI64, Ordering},
     },
-    time::{Duration, SystemTime, UNIX_EPOCH},
+    time::Duration,
 };
 use tokio::time::timeout;
 use tonic::Status;
@@ -189,13 +188,7 @@ impl<'a> World<'a> {
         shifted: i64,
     ) -> anyhow::Result<Ca> {
         let shift = Arc::new(AtomicI64::new(shifted));
-        let hand = shift.clone();
-        let clock = Clock::from_fn(move || {
-            let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap();
-            let shift = hand.load(Ordering::Relaxed);
-            let by = Duration::from_secs(shift.unsigned_abs());
-            if shift < 0 { now.saturating_sub(by) } else { now + by }
-        });
+        let clock = shifted_clock(shift.clone());
         let text = format!(
             "trust_domain = \"{TRUST_DOMAIN}\"\ncontrol_namespace = \"{}\"\nlisten = \"[::]:0\"\nhealth = \"[::]:0\"\n{top}\n\
              [kubernetes]\nkubeconfig = \"{}\"\ninstance = \"{instance}\"\n{kubernetes}\n",

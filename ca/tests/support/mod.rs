@@ -39,6 +39,16 @@ pub(crate) struct TestCa {
     shift: Arc<AtomicI64>,
 }
 
+/// The machine's clock, moved by so many seconds.
+pub(crate) fn shifted_clock(shift: Arc<AtomicI64>) -> Clock {
+    Clock::from_fn(move || {
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap();
+        let shift = shift.load(Ordering::Relaxed);
+        let by = Duration::from_secs(shift.unsigned_abs());
+        if shift < 0 { now.saturating_sub(by) } else { now + by }
+    })
+}
+
 /// Writes a configuration below `dir` and returns its path.
 pub(crate) fn write_config(dir: &Path, more: &str) -> PathBuf {
     let path = dir.join("ca.toml");
@@ -59,13 +69,7 @@ impl TestCa {
 
     pub(crate) async fn start_in(dir: TempDir, more: &str) -> anyhow::Result<Self> {
         let shift = Arc::new(AtomicI64::new(0));
-        let hand = shift.clone();
-        let clock = Clock::from_fn(move || {
-            let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap();
-            let shift = hand.load(Ordering::Relaxed);
-            let by = Duration::from_secs(shift.unsigned_abs());
-            if shift < 0 { now.saturating_sub(by) } else { now + by }
-        });
+        let clock = shifted_clock(shift.clone());
         let config = Config::read(&write_config(dir.path(), more)).unwrap();
         let running = program::start(config, clock).await?;
         Ok(Self { dir, running, shift })

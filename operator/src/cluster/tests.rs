@@ -6,8 +6,8 @@ use super::translate::{Change, Objects};
 use crate::documents::Key;
 use crate::index::{Memory, Settings, Snapshot};
 use kube::core::DynamicObject;
-use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
+use signet_apiserver::{merge, object};
 use signet_policy::{Caller, Decision, Egress, Posture, Reason};
 use signet_proto::control::{Destination, Kind};
 use std::net::IpAddr;
@@ -23,23 +23,8 @@ fn settings() -> Settings {
     }
 }
 
-fn object<T: DeserializeOwned>(value: Value) -> T {
-    serde_json::from_value(value).unwrap()
-}
-
 fn key(namespace: &str, name: &str) -> Key {
     Key { namespace: namespace.into(), name: name.into() }
-}
-
-fn merge(into: &mut Value, from: &Value) {
-    match (into, from) {
-        (Value::Object(into), Value::Object(from)) => {
-            for (key, value) in from {
-                merge(into.entry(key).or_insert(Value::Null), value);
-            }
-        }
-        (into, from) => *into = from.clone(),
-    }
 }
 
 /// A cluster as a table of objects.

@@ -19,7 +19,7 @@ mod objects;
 mod process;
 
 pub use objects::{
-    PodOptions, make_pod, make_service_account, object, pod_token, remove_pod, set_addresses, set_status,
+    PodOptions, make_pod, make_service_account, merge, object, pod_token, remove_pod, set_addresses, set_status,
     terminate_pod, token,
 };
 

@@ -131,7 +131,7 @@ pub async fn token(client: &Client, namespace: &str, account: &str, spec: Value)
 }
 
 /// JSON merge: objects are merged, everything else is replaced.
-fn merge(into: &mut Value, from: &Value) {
+pub fn merge(into: &mut Value, from: &Value) {
     match (into, from) {
         (Value::Object(into), Value::Object(from)) => {
             for (key, value) in from {

@@ -164,6 +164,14 @@ pub fn pod_of(account: &str, name: &str, node: u8, arguments: &[&str]) -> String
     )
 }
 
+/// A rule that admits this service account of its own namespace, and nobody else, to port 8080 of the Service `orders`.
+pub fn orders_from(account: &str) -> String {
+    format!(
+        "apiVersion: signet.dev/v1alpha1\nkind: AllowRule\nmetadata: {{name: orders-from-{account}}}\nspec:\n  \
+         target: {{service: orders, ports: [8080]}}\n  from: [{{serviceAccount: {account}}}]\n---\n"
+    )
+}
+
 /// A Service for the pods labelled `app: NAME`, one port, the same on both sides. `headless` gives it no address.
 pub fn service(name: &str, port: u16, headless: bool) -> String {
     let address = if headless { "  clusterIP: None\n" } else { "" };
