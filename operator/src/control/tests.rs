@@ -195,6 +195,7 @@ mod edges {
             connections: 1,
             bytes_received: 2,
             bytes_sent: 3,
+            framing: "pooled".into(),
         }
     }
 
@@ -202,10 +203,16 @@ mod edges {
     fn f26_a_million_distinct_names_are_one_row() {
         let (mut edges, metrics) = (Edges::default(), Metrics::default());
         for number in 0..1_000_000 {
-            edges.add(&key(), &[edge(&format!("spiffe://x/{number}"), 1, &format!("r{number}"))], |_| false, &metrics);
+            edges.add(
+                &key(),
+                &[edge(&format!("spiffe://x/{number}"), 1, &format!("r{number}"))],
+                |_| false,
+                &metrics,
+                7,
+            );
         }
         assert_eq!(edges.len(), 1);
-        let line = serde_json::to_value(edges.lines()).unwrap();
+        let line = serde_json::to_value(edges.lines(&Snapshot::default())).unwrap();
         assert_eq!((&line[0]["peer"], &line[0]["connections"]), (&"other".into(), &1_000_000.into()));
     }
 
@@ -213,10 +220,10 @@ mod edges {
     fn f26_rows_are_bounded_when_every_port_is_named() {
         let (mut edges, metrics) = (Edges::default(), Metrics::default());
         for port in 0..100_000 {
-            edges.add(&key(), &[edge("", port, "rule_matched")], |_| false, &metrics);
+            edges.add(&key(), &[edge("", port, "rule_matched")], |_| false, &metrics, 7);
         }
         assert!(edges.len() <= 1026, "{}", edges.len());
-        let lines = serde_json::to_value(edges.lines()).unwrap();
+        let lines = serde_json::to_value(edges.lines(&Snapshot::default())).unwrap();
         let sum: u64 = lines.as_array().unwrap().iter().filter_map(|line| line["connections"].as_u64()).sum();
         assert_eq!(sum, 100_000, "what does not fit must be counted somewhere");
     }
@@ -227,8 +234,8 @@ mod edges {
         let known = |peer: &str| peer == "spiffe://mesh.example/ns/shop/sa/b";
         let mut huge = edge("spiffe://mesh.example/ns/shop/sa/b", 8080, "rule_matched");
         huge.bytes_sent = u64::MAX;
-        edges.add(&key(), &[huge.clone(), huge], known, &metrics);
-        let lines = serde_json::to_value(edges.lines()).unwrap();
+        edges.add(&key(), &[huge.clone(), huge], known, &metrics, 7);
+        let lines = serde_json::to_value(edges.lines(&Snapshot::default())).unwrap();
         assert_eq!(lines[0]["peer"], "spiffe://mesh.example/ns/shop/sa/b");
         assert_eq!(lines[0]["bytes_sent"], u64::MAX);
     }
