@@ -136,6 +136,9 @@ fn place(given: &str, namespace: &str) -> (String, String) {
 fn meant(name: &str, known: &[String]) -> String {
     let of_controller = known.iter().filter(|pod| pod.starts_with(&format!("{name}-"))).map(String::as_str);
     let mut near: Vec<&str> = of_controller.take(3).collect();
+    if near.is_empty() && !name.is_empty() {
+        near.extend(known.iter().filter(|pod| pod.starts_with(name)).take(3).map(String::as_str));
+    }
     if near.is_empty() {
         let known: Vec<&str> = known.iter().map(String::as_str).collect();
         near.extend(signet_policy::similar(name, &known));

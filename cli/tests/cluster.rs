@@ -109,10 +109,10 @@ impl World {
             "binaryData": {"state": k8s_openapi::ByteString(prost::Message::encode_to_vec(&state))},
         }));
         self.bundle("mesh", &pem);
-        let caught = json!({"webhooks": [0, 1].map(|_| json!({"clientConfig": {"caBundle": k8s_openapi::ByteString(pem.clone().into_bytes())}}))});
         // By index: a merge would replace both whole.
+        let caught = k8s_openapi::ByteString(pem.clone().into_bytes());
         let patch: Vec<Value> = [0, 1]
-            .map(|at| json!({"op": "add", "path": format!("/webhooks/{at}/clientConfig/caBundle"), "value": caught["webhooks"][at]["clientConfig"]["caBundle"]}))
+            .map(|at| json!({"op": "add", "path": format!("/webhooks/{at}/clientConfig/caBundle"), "value": caught}))
             .into();
         let patch = serde_json::to_string(&patch).unwrap();
         self.kubectl(&["patch", "mutatingwebhookconfiguration", "signet-injector", "--type=json", "-p", &patch], "");
@@ -180,7 +180,11 @@ async fn check_ends_with_what_it_found_and_each_broken_thing_is_found_by_its_own
     let (code, fail, warn, report) = failing(&[]);
     assert_eq!((code, fail, warn), (1, vec!["install.guard".to_owned()], vec![]));
     assert!(found(&report, "install.guard").0.contains("ValidatingAdmissionPolicyBinding signet-guard is missing"));
-    world.kubectl(&["create", "-f", "-"], &binding.replace("\"resourceVersion\"", "\"generateName\""));
+    let mut again: Value = serde_json::from_str(&binding).unwrap();
+    for field in ["resourceVersion", "uid"] {
+        again["metadata"].as_object_mut().unwrap().remove(field);
+    }
+    world.kubectl(&["create", "-f", "-"], &again.to_string());
 
     let policy = json!({
         "apiVersion": "networking.k8s.io/v1", "kind": "NetworkPolicy", "metadata": {"name": "only-8080", "namespace": "shop"},

@@ -6,7 +6,7 @@ use rustls_pki_types::pem::PemObject as _;
 use x509_parser::prelude::{FromDer as _, X509Certificate};
 
 /// Earlier than this before an end somebody must look: certificates that replace themselves have long done so by then.
-const SOON: i64 = 7 * 24 * 3600;
+const SOON: i64 = 5 * 24 * 3600;
 
 /// The end of what a PEM text holds.
 #[derive(Debug, PartialEq, Eq)]

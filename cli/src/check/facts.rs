@@ -250,7 +250,11 @@ async fn lacking(client: &Client) -> Read<Vec<(&'static str, &'static str)>> {
 /// What CA and operator say of themselves, each pod at most once.
 async fn health(client: &Client, namespace: &str, pods: &[Pod]) -> BTreeMap<String, Health> {
     let mut asked = tokio::task::JoinSet::new();
-    for pod in pods.iter().filter(|pod| pod.status.as_ref().is_some_and(|s| s.phase.as_deref() == Some("Running"))) {
+    let running = |pod: &&Pod| {
+        pod.metadata.deletion_timestamp.is_none()
+            && pod.status.as_ref().is_some_and(|status| status.phase.as_deref() == Some("Running"))
+    };
+    for pod in pods.iter().filter(running) {
         let port = match component(pod) {
             "ca" => CA_HEALTH,
             "operator" => OPERATOR_HEALTH,

@@ -82,10 +82,7 @@ pub(super) fn healthy(facts: &Facts, id: &'static str, program: &str) -> Finding
     if good == 0 {
         return Finding::skipped(id, format!("no pod of signet-{program} runs"), format!("see {program}.available"));
     }
-    Finding::ok(
-        id,
-        format!("{} of signet-{program} {} to be ready", counted(good, "pod"), if good == 1 { "says" } else { "say" }),
-    )
+    Finding::ok(id, format!("signet-{program}: {} ready", counted(good, "pod")))
 }
 
 /// The last part of an image: `0.1.0` of `registry/signet/signet-ca:0.1.0`, or its digest.

@@ -97,7 +97,7 @@ pub(super) fn targets(facts: &Facts) -> Finding {
     let Some((first, _)) = idle.first() else {
         return Finding::ok(
             ID,
-            format!("every one of {} selects pods with a sidecar that have its ports", counted(rules.len(), "rule")),
+            format!("{}: each selects pods with a sidecar that have its ports", counted(rules.len(), "rule")),
         );
     };
     let (namespace, rule) = first.split_once('/').unwrap_or(("", first));

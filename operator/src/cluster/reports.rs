@@ -166,7 +166,7 @@ pub(super) fn written(replica: &str, number: u64, known: Acknowledged) -> Vec<Re
 }
 
 /// Edges in as many messages as it takes, before those of the report. Anew: at least one, which says so.
-fn edges(replica: &str, number: u64, anew: bool, edges: Vec<EdgeTotals>) -> Vec<ReplicaReport> {
+pub(super) fn edges(replica: &str, number: u64, anew: bool, edges: Vec<EdgeTotals>) -> Vec<ReplicaReport> {
     let empty =
         |edges_anew: bool| ReplicaReport { replica: replica.into(), number, edges_anew, ..ReplicaReport::default() };
     let mut messages: Vec<ReplicaReport> = if anew { vec![empty(true)] } else { Vec::new() };

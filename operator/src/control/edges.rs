@@ -128,7 +128,7 @@ impl Edges {
     }
 
     /// Rows that have changed since the last call, or every row.
-    pub(super) fn changes(&mut self, anew: bool) -> Vec<EdgeTotals> {
+    pub fn changes(&mut self, anew: bool) -> Vec<EdgeTotals> {
         let changed = std::mem::take(&mut self.changed);
         if anew {
             return self.each().map(|(key, row, totals)| wire(key, row, totals)).collect();
