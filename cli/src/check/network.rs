@@ -111,33 +111,35 @@ pub(super) fn tunnel(facts: &Facts) -> Finding {
         Ok(ground) => ground,
         Err(lack) => return Finding::lacking(ID, &lack),
     };
-    let mut blocked = Blocked::default();
-    let mut looked = 0;
-    for callee in &ground.workloads {
-        for caller in &ground.workloads {
-            looked += 1;
-            // A workload calls itself without its sidecar.
-            if looked > PAIRS || std::ptr::eq(caller, callee) {
-                continue;
-            }
-            let into = admits(ground.policies, Way::In, callee, caller, TUNNEL);
-            let out = admits(ground.policies, Way::Out, caller, callee, TUNNEL);
-            let pair = || format!("{caller} cannot reach the sidecar of {callee}");
-            // Who may not call the application at all is kept out on purpose.
-            let meant = into.some_port && out.some_port;
-            if meant && !into.this_port {
-                blocked.note(&into.isolating, Way::In, pair());
-            }
-            if meant && !out.this_port {
-                blocked.note(&out.isolating, Way::Out, pair());
-            }
-        }
+    // First those of different kinds: what a workload's replicas say to each other matters least, and is named last.
+    let mut blocked = pairs(&ground, false);
+    if blocked.first.is_none() {
+        blocked = pairs(&ground, true);
     }
     let well = format!(
         "no NetworkPolicy keeps sidecars from each other ({} of pods)",
         counted(ground.workloads.len(), "kind")
     );
     blocked.finding(ID, TUNNEL, well)
+}
+
+fn pairs(ground: &Ground<'_>, alike: bool) -> Blocked {
+    let mut blocked = Blocked::default();
+    let all = ground.workloads.iter().flat_map(|callee| ground.workloads.iter().map(move |caller| (caller, callee)));
+    for (caller, callee) in all.filter(|(caller, callee)| std::ptr::eq(*caller, *callee) == alike).take(PAIRS) {
+        let into = admits(ground.policies, Way::In, callee, caller, TUNNEL);
+        let out = admits(ground.policies, Way::Out, caller, callee, TUNNEL);
+        let pair = || format!("{caller} cannot reach the sidecar of {callee}");
+        // Who may not call the application at all is kept out on purpose.
+        let meant = into.some_port && out.some_port;
+        if meant && !into.this_port {
+            blocked.note(&into.isolating, Way::In, pair());
+        }
+        if meant && !out.this_port {
+            blocked.note(&out.isolating, Way::Out, pair());
+        }
+    }
+    blocked
 }
 
 /// Sidecars that cannot reach a program of the control plane.
