@@ -3,10 +3,11 @@ use crate::world::*;
 use signet_enroll::channel;
 use signet_identity::testing::{Authority, leaf_params, now};
 use signet_identity::{Credentials, Svid};
-use signet_operator::control::Limits;
+use signet_operator::control::{Hub, Limits};
 use signet_operator::state::Outcome;
 use signet_proto::control::control_client::ControlClient;
-use signet_proto::control::{Ack, Up, up};
+use signet_proto::control::{Ack, Up, Version, up};
+use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::mpsc;
 use tokio::time::{Instant, timeout};
@@ -54,7 +55,7 @@ async fn f12_a_sidecar_that_claims_a_newer_version_moves_nobody_but_itself() {
     let world = world(Limits::default(), Some(MESH)).await;
     let revision = world.published.snapshot.borrow().as_ref().unwrap().revision();
     let claimed = Version { revision: revision + 5, digest: "other".into() };
-    let now = tokio::time::Instant::now();
+    let now = Instant::now();
     let behind = |hub: Arc<Hub>, at| async move {
         let seen = timeout(SOON, async {
             while !hub.presences().get("shop/a").is_some_and(|presence| presence.behind) {
