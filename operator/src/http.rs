@@ -1,4 +1,5 @@
-//! Health, metrics and status on loopback, read only: `/healthz`, `/readyz`, `/metrics`, `/status`, `/edges`.
+//! Health and metrics, and to callers on loopback status and edges, read only: `/healthz`, `/readyz`, `/metrics`, `/status`,
+//! `/edges`.
 use crate::control::Hub;
 use crate::metrics::Metrics;
 use crate::state::Published;
@@ -51,8 +52,8 @@ impl Pages {
         loop {
             // The semaphore is never closed.
             let Ok(place) = places.clone().acquire_owned().await else { continue };
-            let stream = match listener.accept().await {
-                Ok((stream, _)) => stream,
+            let (stream, caller) = match listener.accept().await {
+                Ok(accepted) => accepted,
                 Err(error) => {
                     // Out of file descriptors, most likely: back off, do not spin (F36).
                     tracing::warn!(%error, "accept failed on the health address");
@@ -63,7 +64,7 @@ impl Pages {
             let pages = self.clone();
             tokio::spawn(async move {
                 let service = service_fn(move |request| {
-                    let response = pages.answer(&request);
+                    let response = pages.answer(&request, caller.ip().to_canonical().is_loopback());
                     async move { Ok::<_, Infallible>(response) }
                 });
                 let mut http = hyper::server::conn::http1::Builder::new();
@@ -75,7 +76,8 @@ impl Pages {
         }
     }
 
-    fn answer(&self, request: &Request<Incoming>) -> Response<Full<Bytes>> {
+    /// In a cluster every pod can ask: who calls whom is for those who are let into this one (`kubectl port-forward`).
+    fn answer(&self, request: &Request<Incoming>, local: bool) -> Response<Full<Bytes>> {
         if request.method() != Method::GET {
             return text(StatusCode::METHOD_NOT_ALLOWED, "read only\n".into());
         }
@@ -91,8 +93,9 @@ impl Pages {
                 response.headers_mut().insert(CONTENT_TYPE, kind);
                 response
             }
-            "/status" => json(&self.status()),
-            "/edges" => json(&self.hub.edges_json()),
+            "/status" if local => json(&self.status()),
+            "/edges" if local => json(&self.hub.edges_json()),
+            "/status" | "/edges" => text(StatusCode::FORBIDDEN, "answered to loopback alone\n".into()),
             _ => text(StatusCode::NOT_FOUND, "/healthz /readyz /metrics /status /edges\n".into()),
         }
     }
