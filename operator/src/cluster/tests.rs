@@ -4,6 +4,7 @@ use super::read;
 use super::store::News;
 use super::translate::{Change, Objects};
 use crate::documents::Key;
+use crate::index::tests::told;
 use crate::index::{Memory, Settings, Snapshot};
 use kube::core::DynamicObject;
 use serde_json::{Value, json};
@@ -168,7 +169,7 @@ impl Cluster {
 }
 
 fn destination(snapshot: &Snapshot, asker: (&str, &str), address: &str) -> Destination {
-    snapshot.destination(snapshot.find(&key(asker.0, asker.1)).unwrap(), address.parse().unwrap())
+    told(snapshot, snapshot.find(&key(asker.0, asker.1)).unwrap(), address.parse().unwrap())
 }
 
 fn endpoints(destination: &Destination, port: u32) -> Vec<String> {

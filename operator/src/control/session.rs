@@ -1,7 +1,6 @@
 //! One stream's state: what the sidecar holds, what it asked for, and what it was last told. Synchronous: messages and
 //! snapshots in, messages out. Everything that a peer can send goes through here, and through its fuzz test.
-use crate::index::{Refusal, Snapshot};
-use aws_lc_rs::digest::{SHA256, digest};
+use crate::index::{Refusal, Snapshot, fingerprint};
 use signet_identity::{SpiffeId, WorkloadUid};
 use signet_proto::control::{
     Config, Destination, Destinations, Down, Edge, Hello, Ranges, Up, Version, Want, down, up,
@@ -172,11 +171,10 @@ impl Session {
         }
         let mut changed: Vec<Destination> = Vec::new();
         for (address, told) in &mut self.wants {
-            let destination = snapshot.destination(member, *address);
-            let now = fingerprint(&destination);
-            if *told != Some(now) {
-                *told = Some(now);
-                changed.push(destination);
+            let now = snapshot.told(member, *address);
+            if *told != Some(now.fingerprint) {
+                *told = Some(now.fingerprint);
+                changed.push(now.destination.clone());
             }
         }
         let unknown = Snapshot::default();
@@ -232,15 +230,6 @@ fn address(bytes: &[u8]) -> Result<IpAddr, Fault> {
     let sixteen = <[u8; 16]>::try_from(bytes).map_err(|_| Fault::Address)?;
     let address = Ipv6Addr::from(sixteen);
     if address.to_ipv4_mapped().is_some() { Err(Fault::Address) } else { Ok(IpAddr::V6(address)) }
-}
-
-fn fingerprint(message: &impl prost::Message) -> [u8; 32] {
-    let mut fingerprint = [0; 32];
-    // SHA-256 has 32 bytes: the zip takes all of them.
-    for (to, from) in fingerprint.iter_mut().zip(digest(&SHA256, &message.encode_to_vec()).as_ref()) {
-        *to = *from;
-    }
-    fingerprint
 }
 
 /// A peer's words for logs and `/status`: bounded, and without control characters.

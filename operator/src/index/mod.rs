@@ -10,11 +10,13 @@ mod build;
 mod memory;
 mod reach;
 mod resolve;
+mod told;
 mod wire;
 
 pub use build::IndexError;
 pub use memory::Memory;
 pub use resolve::Note;
+pub use told::{Told, fingerprint};
 
 use crate::documents::{Key, Service, Workload};
 use ipnet::IpNet;
@@ -52,6 +54,7 @@ pub struct Snapshot {
     identities: HashSet<String>,
     notes: Vec<Note>,
     faults: Vec<IndexError>,
+    shared: told::Shared,
 }
 
 /// A workload with everything that concerns it.

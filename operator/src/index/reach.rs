@@ -55,6 +55,10 @@ impl Who {
 }
 
 impl Reach {
+    /// It is meant for callers of some nodes or zones.
+    pub(super) fn is_hinted(&self) -> bool {
+        !self.for_nodes.is_empty() || !self.for_zones.is_empty()
+    }
     /// A workload that a document's selector selects: always as good as any other.
     pub(super) fn member(at: usize, port: u16) -> Self {
         let (node, for_nodes, for_zones) = (String::new(), Vec::new(), Vec::new());

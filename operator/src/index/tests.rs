@@ -81,7 +81,33 @@ fn reason(snapshot: &Snapshot, key: &str, caller: &str, port: u16) -> Reason {
 }
 
 fn destination(snapshot: &Snapshot, asker: &str, address: &str) -> control::Destination {
-    snapshot.destination(member(snapshot, asker), address.parse::<IpAddr>().unwrap())
+    told(snapshot, member(snapshot, asker), address.parse().unwrap())
+}
+
+/// What `asker` hears, after everybody else has asked for it, too: what is kept for others must not change its answer.
+pub(crate) fn told(snapshot: &Snapshot, asker: &Member, address: IpAddr) -> control::Destination {
+    for member in snapshot.members().chain([asker]) {
+        let own = snapshot.destination(member, address);
+        assert_eq!(snapshot.told(member, address).destination, own, "to {}", member.workload.key);
+    }
+    snapshot.destination(asker, address)
+}
+
+#[test]
+fn what_does_not_depend_on_the_asker_is_made_once() {
+    let mut text = service("shop", "orders", "10.96.0.1", "orders", "8080");
+    for (name, address) in [("orders", "10.77.0.2"), ("cart", "10.77.0.3"), ("checkout", "10.77.0.4")] {
+        text += &meshed("shop", name, address);
+    }
+    let snapshot = build(&text);
+    let told = |asker: &str, address: &str| snapshot.told(member(&snapshot, asker), address.parse().unwrap());
+    for address in ["10.96.0.1", "10.77.0.2"] {
+        assert!(Arc::ptr_eq(&told("shop/cart", address), &told("shop/checkout", address)), "{address}");
+        assert!(told("shop/orders", address).destination.selects_self, "{address}");
+        assert!(!told("shop/cart", address).destination.selects_self, "{address}");
+    }
+    // Strangers' addresses can be asked for without end: nothing is kept of them.
+    assert!(!Arc::ptr_eq(&told("shop/cart", "10.99.0.1"), &told("shop/checkout", "10.99.0.1")));
 }
 
 const CHECKOUT: &str = "spiffe://mesh.example/ns/shop/sa/checkout";

@@ -103,6 +103,6 @@ pub(super) struct InProgress<'a> {
 impl Drop for InProgress<'_> {
     fn drop(&mut self) {
         self.metrics.in_progress.dec();
-        self.metrics.seconds.observe(self.since.elapsed().as_secs_f64());
+        self.metrics.seconds.observe(Instant::now().duration_since(self.since).as_secs_f64());
     }
 }

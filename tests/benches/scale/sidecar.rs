@@ -117,7 +117,8 @@ async fn listen(mut hear: Streaming<Down>, say: &mpsc::Sender<Up>, held: &watch:
                 let addresses = told.destinations.into_iter().map(|destination| destination.address);
                 held.send_modify(|held| held.told.extend(addresses));
             }
-            None => {}
+            // Nobody says that it takes these alone.
+            Some(down::Kind::Ranges(_)) | None => {}
         }
     }
 }
