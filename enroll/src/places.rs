@@ -189,7 +189,7 @@ impl Place {
     pub async fn evicted(&mut self) {
         if (&mut self.evicted).await.is_err() {
             // Whoever is no stranger any more is never evicted.
-            std::future::pending().await
+            std::future::pending::<()>().await;
         }
     }
 
