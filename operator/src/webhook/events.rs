@@ -259,7 +259,7 @@ async fn write(recorder: &Recorder, reason: &str, message: &str, regarding: &Obj
         type_: if refused { EventType::Warning } else { EventType::Normal },
         reason: reason.to_owned(),
         // The API server takes 1,024 bytes.
-        note: Some(message.chars().take(900).collect()),
+        note: Some(crate::cluster::writer::note(message)),
         action: "Inject".to_owned(),
         secondary: None,
     };

@@ -203,7 +203,7 @@ impl Call<'_> {
                 reason: if done { "hook_replayed" } else { "hook_failed" },
                 text: Some(replay::shown(self.name).to_owned()),
                 admitted: done,
-                duration: begun.elapsed(),
+                duration: Instant::now().duration_since(begun),
                 ..Facts::new(Direction::Inbound, &self.source.shared)
             };
             log.write(SystemTime::now(), &facts);
