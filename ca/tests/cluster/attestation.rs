@@ -327,10 +327,9 @@ async fn machines_are_told_what_is_right_in_a_cluster() {
 async fn f12_one_workload_that_asks_without_end_does_not_starve_another() {
     let Some(server) = shared().await else { return };
     let world = World::new(server).await;
-    let ca = world
-        .ca_with("ca-1", "[limits]\nper_workload_burst = 10\nper_address_burst = 5000\nper_address = 5000", "")
-        .await
-        .unwrap();
+    // Both pods have this machine's address: nothing but the workload's own bounds may count.
+    let limits = "[limits]\nper_workload_burst = 10\nper_address_burst = 5000\nper_address = 5000\nconnections_per_address = 1000";
+    let ca = world.ca_with("ca-1", limits, "").await.unwrap();
     let (greedy, modest) =
         (world.token(&world.pod("greedy").await).await, world.token(&world.pod("modest").await).await);
     let flood: Vec<_> = (0..200)

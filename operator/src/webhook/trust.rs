@@ -188,8 +188,9 @@ impl Copies {
                 Ok(()) => {
                     tracing::info!(namespace, "the bundle for first contact is written");
                 }
-                // A namespace that is being deleted takes nothing new.
-                Err(CallError::Refused(error)) if is_status(&error, 403) || is_status(&error, 404) => {
+                // A namespace that is being deleted takes nothing new, nor does a copy that a user has made immutable: who makes
+                // a pod there is told.
+                Err(CallError::Refused(error)) if [403, 404, 422].iter().any(|code| is_status(&error, *code)) => {
                     tracing::debug!(namespace, %error, "the bundle for first contact was refused");
                 }
                 Err(error) => {

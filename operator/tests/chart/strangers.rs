@@ -133,7 +133,7 @@ async fn f18_forged_reviews_write_next_to_nothing() {
         others.push(world.server.namespace("other").await);
     }
     let (mut first, mut refused) = (0, 0);
-    let begun = std::time::Instant::now();
+    let begun = tokio::time::Instant::now();
     for namespace in &others {
         let answer = served.forged(namespace, &pod(&json!({INJECT: "enabled"})));
         if answer["allowed"] == true { first += 1 } else { refused += 1 }

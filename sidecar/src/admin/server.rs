@@ -19,10 +19,11 @@ use std::future::Future;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Duration, SystemTime};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Mutex;
 use tokio::task::JoinSet;
+use tokio::time::Instant;
 
 /// Connections to the admin door: a few people, all on loopback.
 const ADMIN: Bounds = Bounds { all: 32, per_address: 32, known: 0 };
