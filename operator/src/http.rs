@@ -1,4 +1,6 @@
-//! Health, metrics and status on loopback, read only: `/healthz`, `/readyz`, `/metrics`, `/status`, `/edges`.
+//! Health, metrics and status, read only: `/healthz`, `/readyz`, `/metrics`, `/status`, `/edges`. The last two say who runs and
+//! who called whom, and are for callers on loopback alone, wherever the address listens (F8): in a pod, for whoever may
+//! port-forward to it.
 use crate::control::Hub;
 use crate::metrics::Metrics;
 use crate::state::Published;
@@ -51,8 +53,8 @@ impl Pages {
         loop {
             // The semaphore is never closed.
             let Ok(place) = places.clone().acquire_owned().await else { continue };
-            let stream = match listener.accept().await {
-                Ok((stream, _)) => stream,
+            let (stream, from) = match listener.accept().await {
+                Ok(accepted) => accepted,
                 Err(error) => {
                     // Out of file descriptors, most likely: back off, do not spin (F36).
                     tracing::warn!(%error, "accept failed on the health address");
@@ -61,9 +63,10 @@ impl Pages {
                 }
             };
             let pages = self.clone();
+            let admin = from.ip().to_canonical().is_loopback();
             tokio::spawn(async move {
                 let service = service_fn(move |request| {
-                    let response = pages.answer(&request);
+                    let response = pages.answer(&request, admin);
                     async move { Ok::<_, Infallible>(response) }
                 });
                 let mut http = hyper::server::conn::http1::Builder::new();
@@ -75,7 +78,7 @@ impl Pages {
         }
     }
 
-    fn answer(&self, request: &Request<Incoming>) -> Response<Full<Bytes>> {
+    fn answer(&self, request: &Request<Incoming>, admin: bool) -> Response<Full<Bytes>> {
         if request.method() != Method::GET {
             return text(StatusCode::METHOD_NOT_ALLOWED, "read only\n".into());
         }
@@ -90,6 +93,9 @@ impl Pages {
                 let kind = HeaderValue::from_static("application/openmetrics-text; version=1.0.0; charset=utf-8");
                 response.headers_mut().insert(CONTENT_TYPE, kind);
                 response
+            }
+            "/status" | "/edges" if !admin => {
+                text(StatusCode::FORBIDDEN, "only for callers on loopback, such as kubectl port-forward\n".into())
             }
             "/status" => json(&self.status()),
             "/edges" => json(&self.hub.edges_json()),

@@ -74,6 +74,7 @@ impl Program {
                 (Feed::Cluster(Box::new(index), client, cluster, views), published)
             }
         };
+        let webhook_metrics = metrics.webhook.clone();
         let hub = Hub::new(published.clone(), config.limits, metrics.clone());
         let mut pages = Pages {
             own,
@@ -101,7 +102,9 @@ impl Program {
             }
             Feed::Cluster(index, client, settings, views) => {
                 if let Some(inject) = config.inject {
-                    let webhook = webhook::start(client.clone(), credentials.clone(), inject, &mut watch).await?;
+                    let webhook =
+                        webhook::start(client.clone(), credentials.clone(), inject, webhook_metrics, &mut watch)
+                            .await?;
                     pages.webhook = Some(webhook.ready);
                 }
                 cluster::index::spawn(*index, client.clone(), &settings.sidecar_images, hub.clone(), &mut watch);

@@ -9,7 +9,7 @@ use crate::state::Published;
 use rand::RngExt as _;
 use signet_identity::{Credentials, DenyList, Peer, SpiffeId, WorkloadUid};
 use signet_policy::{Caller, Reason};
-use signet_proto::control::Edge;
+use signet_proto::control::{Edge, EdgeTotals};
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -167,10 +167,10 @@ impl Hub {
 
     /// Adds what a sidecar reports. `snapshot` tells which peers are known.
     pub(super) fn report(&self, workload: &Key, edges: &[Edge], snapshot: &Snapshot) {
-        self.edges().add(workload, edges, |peer| snapshot.knows(peer), &self.metrics);
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
+        let now = i64::try_from(now).unwrap_or(i64::MAX);
+        self.edges().add(workload, edges, |peer| snapshot.knows(peer), &self.metrics, now);
         if let Some(member) = snapshot.find(workload) {
-            let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
-            let now = i64::try_from(now).unwrap_or(i64::MAX);
             let matched = matched(member, edges);
             self.matched().extend(matched.into_iter().map(|rule| (rule, now)));
         }
@@ -199,6 +199,9 @@ impl Hub {
                 && let Some(snapshot) = snapshots.borrow_and_update().clone()
             {
                 self.edges().retain(&snapshot);
+                if let Some((reports, _)) = self.reports.get() {
+                    reports.retain_edges(&snapshot);
+                }
                 let rules: HashSet<&str> = snapshot.notes().iter().map(|note| note.rule.as_str()).collect();
                 self.matched().retain(|rule, _| rules.contains(rule.to_string().as_str()));
             }
@@ -237,9 +240,19 @@ impl Hub {
         places.taken.values().map(|place| (place.presence.workload.clone(), place.presence.clone())).collect()
     }
 
-    /// Who called whom, as JSON.
+    /// Rows of who called whom that have changed since the last call, or every row.
+    pub fn edge_changes(&self, anew: bool) -> Vec<EdgeTotals> {
+        self.edges().changes(anew)
+    }
+
+    /// Who called whom, as JSON: what the sidecars reported here, and on the holder of the lease to every other replica too.
     pub fn edges_json(&self) -> serde_json::Value {
-        serde_json::to_value(self.edges().lines()).unwrap_or_default()
+        let mut all = self.edges().copy();
+        let replicas = self.reports.get().map(|(reports, _)| reports.edges_into(&mut all, Instant::now()));
+        let snapshot = self.published.snapshot.borrow().clone().unwrap_or_default();
+        // Another replica may still remember whom this one has forgotten.
+        all.retain(&snapshot);
+        serde_json::json!({"version": 1, "other_replicas": replicas.unwrap_or_default(), "edges": all.lines(&snapshot)})
     }
 
     // A poisoned lock holds nothing half-written that matters more than going on.

@@ -8,7 +8,7 @@ use crate::metrics::Metrics;
 use proptest::prelude::*;
 use prost::Message as _;
 use signet_policy::{Decision, Egress, Posture};
-use signet_proto::control::{self, Ack, Destination, Down, Edge, Hello, Kind, Up, Version, Want, down, up};
+use signet_proto::control::{self, Ack, Destination, Down, Edge, EdgeTotals, Hello, Kind, Up, Version, Want, down, up};
 
 fn snapshot_at(text: &str, revision: u64) -> Snapshot {
     let settings = Settings {
@@ -277,6 +277,7 @@ mod edges {
             connections: 1,
             bytes_received: 2,
             bytes_sent: 3,
+            framing: "pooled".into(),
         }
     }
 
@@ -284,10 +285,16 @@ mod edges {
     fn f26_a_million_distinct_names_are_one_row() {
         let (mut edges, metrics) = (Edges::default(), Metrics::default());
         for number in 0..1_000_000 {
-            edges.add(&key(), &[edge(&format!("spiffe://x/{number}"), 1, &format!("r{number}"))], |_| false, &metrics);
+            edges.add(
+                &key(),
+                &[edge(&format!("spiffe://x/{number}"), 1, &format!("r{number}"))],
+                |_| false,
+                &metrics,
+                7,
+            );
         }
         assert_eq!(edges.len(), 1);
-        let line = serde_json::to_value(edges.lines()).unwrap();
+        let line = serde_json::to_value(edges.lines(&Snapshot::default())).unwrap();
         assert_eq!((&line[0]["peer"], &line[0]["connections"]), (&"other".into(), &1_000_000.into()));
     }
 
@@ -295,10 +302,10 @@ mod edges {
     fn f26_rows_are_bounded_when_every_port_is_named() {
         let (mut edges, metrics) = (Edges::default(), Metrics::default());
         for port in 0..100_000 {
-            edges.add(&key(), &[edge("", port, "rule_matched")], |_| false, &metrics);
+            edges.add(&key(), &[edge("", port, "rule_matched")], |_| false, &metrics, 7);
         }
         assert!(edges.len() <= 1026, "{}", edges.len());
-        let lines = serde_json::to_value(edges.lines()).unwrap();
+        let lines = serde_json::to_value(edges.lines(&Snapshot::default())).unwrap();
         let sum: u64 = lines.as_array().unwrap().iter().filter_map(|line| line["connections"].as_u64()).sum();
         assert_eq!(sum, 100_000, "what does not fit must be counted somewhere");
     }
@@ -309,10 +316,53 @@ mod edges {
         let known = |peer: &str| peer == "spiffe://mesh.example/ns/shop/sa/b";
         let mut huge = edge("spiffe://mesh.example/ns/shop/sa/b", 8080, "rule_matched");
         huge.bytes_sent = u64::MAX;
-        edges.add(&key(), &[huge.clone(), huge], known, &metrics);
-        let lines = serde_json::to_value(edges.lines()).unwrap();
+        edges.add(&key(), &[huge.clone(), huge], known, &metrics, 7);
+        let lines = serde_json::to_value(edges.lines(&Snapshot::default())).unwrap();
         assert_eq!(lines[0]["peer"], "spiffe://mesh.example/ns/shop/sa/b");
         assert_eq!(lines[0]["bytes_sent"], u64::MAX);
+    }
+
+    #[test]
+    fn what_has_changed_is_said_once_and_everything_when_asked_anew() {
+        let (mut edges, metrics) = (Edges::default(), Metrics::default());
+        edges.add(&key(), &[edge("", 1, "rule_matched"), edge("", 2, "rule_matched")], |_| false, &metrics, 7);
+        assert_eq!(edges.changes(false).len(), 2);
+        assert!(edges.changes(false).is_empty(), "nothing has changed since");
+        edges.add(&key(), &[edge("", 2, "rule_matched")], |_| false, &metrics, 9);
+        let changed = edges.changes(false);
+        let said: Vec<_> = changed.iter().map(|said| (said.edge.as_ref().unwrap().port, said.last_seen)).collect();
+        assert_eq!(said, [(2, 9)]);
+        assert_eq!(changed[0].edge.as_ref().unwrap().connections, 2, "totals, not what came since");
+        assert_eq!(edges.changes(true).len(), 2);
+    }
+
+    #[test]
+    fn the_holder_shows_the_sum_of_all_replicas_and_what_is_said_twice_counts_once() {
+        let (mut here, mut there, metrics) = (Edges::default(), Edges::default(), Metrics::default());
+        let mut held = Edges::default();
+        here.add(&key(), &[edge("", 1, "rule_matched")], |_| false, &metrics, 7);
+        there.add(&key(), &[edge("", 1, "rule_matched"), edge("", 2, "posture_deny")], |_| false, &metrics, 8);
+        for said in there.changes(false).iter().chain(&there.changes(true)) {
+            held.hold(said);
+        }
+        held.merge_into(&mut here);
+        let lines = serde_json::to_value(here.lines(&Snapshot::default())).unwrap();
+        let shown = |at: usize| {
+            (lines[at]["port"].as_u64(), lines[at]["connections"].as_u64(), lines[at]["last_seen"].as_u64())
+        };
+        assert_eq!((here.len(), shown(0), shown(1)), (2, (Some(1), Some(2), Some(8)), (Some(2), Some(1), Some(8))));
+    }
+
+    #[test]
+    fn f26_what_another_replica_says_is_bounded_too() {
+        let mut held = Edges::default();
+        for number in 0..3000 {
+            let edge = edge(&"x".repeat(3000), number, "no such reason");
+            held.hold(&EdgeTotals { namespace: "shop".into(), name: "a".into(), edge: Some(edge), last_seen: 1 });
+        }
+        assert!(held.len() <= 1026, "{}", held.len());
+        let lines = serde_json::to_value(held.lines(&Snapshot::default())).unwrap();
+        assert!(lines.as_array().unwrap().iter().all(|line| line["peer"] == "other" && line["reason"] == "other"));
     }
 }
 

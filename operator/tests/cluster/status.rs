@@ -120,6 +120,15 @@ async fn the_holder_of_the_lease_hears_of_the_others_and_another_takes_over() {
     let mut sidecar = two.attach(&namespace, "default", &uid).await;
     sidecar.until("the rule", |config| config.rules.len() == 1).await;
     words_of("the other's sidecar counts", IN_FORCE).await;
+    let edge = Edge { port: 8080, reason: "rule_matched".into(), connections: 3, ..Edge::default() };
+    sidecar.say.send(Up { kind: Some(up::Kind::Edges(Edges { edges: vec![edge] })) }).await.unwrap();
+    let edges = until("the holder shows who called the other's workload", || async {
+        let shown = one.hub.edges_json();
+        (shown["edges"][0]["connections"] == 3).then_some(shown)
+    })
+    .await;
+    assert_eq!(edges["other_replicas"], json!([format!("{control}/two")]));
+    assert_eq!(edges["edges"][0]["workload"], format!("{namespace}/orders"));
 
     // The holder goes; the other does what it did.
     drop(one);

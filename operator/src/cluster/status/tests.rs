@@ -192,6 +192,42 @@ mod replicas {
     }
 
     #[test]
+    fn edges_are_asked_for_anew_by_a_new_holder_and_then_follow_by_difference() {
+        use crate::cluster::reports::edges;
+        use crate::control::Edges;
+        use signet_proto::control::{Edge, EdgeTotals};
+        let said = |port: u32| EdgeTotals {
+            namespace: "shop".into(),
+            name: "orders".into(),
+            edge: Some(Edge { port, reason: "rule_matched".into(), connections: 1, ..Edge::default() }),
+            last_seen: 1,
+        };
+        let (reports, now) = (Reports::default(), Instant::now());
+        let tell = |number: u64, anew: bool, rows: Vec<EdgeTotals>| {
+            for message in edges("shop/two", number, anew, rows) {
+                assert!(prost::Message::encoded_len(&message) < 256 * 1024);
+                assert!(reports.take(&message, now));
+            }
+        };
+        let known = || {
+            let mut all = Edges::default();
+            (reports.edges_into(&mut all, now), all.changes(true).len())
+        };
+        reports.begin();
+        tell(1, false, vec![said(1)]);
+        assert!(reports.wants_edges("shop/two"), "a difference to what was said to another");
+        assert_eq!(known(), (vec![], 0));
+        tell(2, true, (0..1000).map(said).collect());
+        tell(3, false, vec![said(1), said(5000)]);
+        assert!(!reports.wants_edges("shop/two"));
+        assert_eq!(known(), (vec!["shop/two".to_owned()], 1001));
+        tell(4, true, vec![said(1)]);
+        assert_eq!(known().1, 1, "what was said before is forgotten");
+        reports.begin();
+        assert!(reports.wants_edges("shop/two"));
+    }
+
+    #[test]
     fn a_replica_that_is_silent_is_no_longer_believed() {
         let (reports, now) = (Reports::default(), Instant::now());
         let mut said = Acknowledged::default();
