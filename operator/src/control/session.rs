@@ -55,6 +55,7 @@ pub enum Effect {
 
 /// The state of one stream.
 #[derive(Debug)]
+#[allow(clippy::struct_excessive_bools, reason = "each is a fact of its own, and none follows from another")]
 pub struct Session {
     identity: SpiffeId,
     uid: Option<WorkloadUid>,
@@ -193,8 +194,8 @@ impl Session {
         }
         self.ours = true;
         let base = std::mem::replace(&mut self.told, version.clone()).unwrap_or_default().digest;
-        let body = Some(fingerprint(&config));
-        let alone = self.takes_ranges && self.body == body;
+        let body = self.takes_ranges.then(|| fingerprint(&config));
+        let alone = body.is_some() && self.body == body;
         self.body = body;
         let kind = if alone {
             down::Kind::Ranges(Ranges { version, base, mesh_ranges })

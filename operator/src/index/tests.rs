@@ -442,7 +442,7 @@ mod faults {
         let mut documents = documents(&text());
         documents.workloads[1].item.who = Who::ServiceAccount("not/one".into());
         let snapshot = built(&documents);
-        assert!(matches!(&snapshot.faults()[..], [IndexError::Identity { workload, .. }] if workload == "shop/bad"));
+        assert!(matches!(snapshot.faults(), [IndexError::Identity { workload, .. }] if workload == "shop/bad"));
         only_the_bad_one_is_left_out(&snapshot);
         let own = id("spiffe://mesh.example/ns/shop/sa/bad");
         assert!(snapshot.authorize(&own, Some(&uid("shop-bad"))).is_err(), "it hears nothing");
