@@ -77,8 +77,8 @@ fn what_the_chart_installs() {
         Sign::Fail,
         |f| {
             edit(&mut f.webhooks.as_mut().unwrap()[0], |w| {
-                w["webhooks"][1]["clientConfig"]["service"]["namespace"] = "other".into()
-            })
+                w["webhooks"][1]["clientConfig"]["service"]["namespace"] = "other".into();
+            });
         },
         "pod.injector.signet.dev asks other/signet-webhook:443, but the operator is mesh/signet-webhook:443",
         "helm upgrade signet",
@@ -148,7 +148,7 @@ fn who_believes_in_other_roots() {
     );
     let behind = |f: &mut Facts| {
         f.health.get_mut("ca-1").unwrap().metrics =
-            Ok(Page { status: 200, body: "signet_ca_trust_sequence 6\n".into() })
+            Ok(Page { status: 200, body: "signet_ca_trust_sequence 6\n".into() });
     };
     found(
         "trust.sequence",
@@ -201,7 +201,7 @@ fn programs_that_are_not_there_or_not_well() {
     );
     let old = |f: &mut Facts| {
         edit(&mut f.deployments.as_mut().unwrap()[0], |d| {
-            d["spec"]["template"]["spec"]["containers"][0]["image"] = "r:5000/signet/signet-ca:0.0.9".into()
+            d["spec"]["template"]["spec"]["containers"][0]["image"] = "r:5000/signet/signet-ca:0.0.9".into();
         });
     };
     found("versions.skew", Sign::Warn, old, "0.0.9: signet-ca", "helm upgrade signet");
@@ -247,7 +247,7 @@ fn pods_without_a_good_sidecar() {
         assert!(wrong(&facts).is_empty(), "{well_so}: {:#?}", wrong(&facts));
     }
     let unready = |f: &mut Facts| {
-        edit(&mut f.pods.as_mut().unwrap()[0], |p| p["status"]["initContainerStatuses"][0]["ready"] = false.into())
+        edit(&mut f.pods.as_mut().unwrap()[0], |p| p["status"]["initContainerStatuses"][0]["ready"] = false.into());
     };
     found(
         "pods.ready",
@@ -258,8 +258,8 @@ fn pods_without_a_good_sidecar() {
     );
     let old = |f: &mut Facts| {
         edit(&mut f.pods.as_mut().unwrap()[0], |p| {
-            p["spec"]["initContainers"][0]["image"] = "signet/signet-sidecar:0.0.9".into()
-        })
+            p["spec"]["initContainers"][0]["image"] = "signet/signet-sidecar:0.0.9".into();
+        });
     };
     let words =
         format!("have another sidecar (signet/signet-sidecar:0.0.9) than is injected now ({IMAGE}): shop/orders");
@@ -349,8 +349,8 @@ fn addresses_that_are_rewritten() {
     );
     let recorded = |f: &mut Facts| {
         edit(&mut f.configs.as_mut().unwrap()[2], |c| {
-            c["data"]["ca.toml"] = "[kubernetes]\npeer_address = \"record\"".into()
-        })
+            c["data"]["ca.toml"] = "[kubernetes]\npeer_address = \"record\"".into();
+        });
     };
     found("network.addresses", Sign::Warn, recorded, "ca.peerAddress is record", "--set ca.peerAddress=require");
 }
