@@ -386,9 +386,17 @@ fn any_up() -> impl Strategy<Value = Up> {
     let want = (prop::collection::vec(any_bytes(), 0..5), prop::collection::vec(any_bytes(), 0..5))
         .prop_map(|(addresses, forget)| up::Kind::Want(Want { addresses, forget }));
     let ack = (version, ".{0,5}").prop_map(|(version, error)| up::Kind::Ack(Ack { version, error }));
-    let edge = (".{0,5}", any::<u32>(), any::<bool>(), any::<u64>()).prop_map(|(peer, port, outbound, connections)| {
-        Edge { peer, port, outbound, reason: String::new(), connections, bytes_received: 0, bytes_sent: 0 }
-    });
+    let edge =
+        (".{0,5}", any::<u32>(), any::<bool>(), any::<u64>()).prop_map(|(peer, port, outbound, connections)| Edge {
+            peer,
+            port,
+            outbound,
+            reason: String::new(),
+            framing: String::new(),
+            connections,
+            bytes_received: 0,
+            bytes_sent: 0,
+        });
     let edges = prop::collection::vec(edge, 0..3).prop_map(|edges| up::Kind::Edges(control::Edges { edges }));
     prop::option::of(prop_oneof![hello, want, ack, edges]).prop_map(|kind| Up { kind })
 }
