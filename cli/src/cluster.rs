@@ -119,8 +119,12 @@ pub(crate) async fn ask<T>(
     }
 }
 
-/// An error with everything below it, which is where it says what happened.
-pub(crate) fn reason(error: &dyn std::error::Error) -> String {
+/// An error with everything below it, which is where it says what happened; of a refusal the API server's own words.
+pub(crate) fn reason(error: &kube::Error) -> String {
+    if let kube::Error::Api(status) = error {
+        return status.message.clone();
+    }
+    let error: &dyn std::error::Error = error;
     let mut text = error.to_string();
     let mut source = error.source();
     while let Some(inner) = source {
