@@ -73,7 +73,7 @@ fn close(schema: &mut Value, refers: &mut BTreeSet<String>) {
     if schema.contains_key("properties") && !open {
         schema.insert("additionalProperties".to_owned(), false.into());
     }
-    for properties in schema.get_mut("properties").and_then(Value::as_object_mut).into_iter() {
+    if let Some(properties) = schema.get_mut("properties").and_then(Value::as_object_mut) {
         properties.values_mut().for_each(|property| close(property, refers));
     }
     for key in ["items", "additionalProperties"] {
