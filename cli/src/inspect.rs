@@ -1,6 +1,6 @@
 //! `signet inspect`: what certificates say, and whether they keep the mesh's profile. Reads a PEM file, a SPIFFE bundle (JSON),
 //! or the admin address of a running sidecar.
-mod certificate;
+pub(crate) mod certificate;
 mod source;
 
 use crate::output::{Format, note, plain, print, print_json};
@@ -78,7 +78,7 @@ fn block(certificate: &Shown, now: Timestamp) -> String {
     lines.join("\n")
 }
 
-fn validity(certificate: &Shown, now: Timestamp) -> String {
+pub(crate) fn validity(certificate: &Shown, now: Timestamp) -> String {
     let time = |seconds: i64| Timestamp::from_second(seconds).map_or_else(|_| seconds.to_string(), |t| t.to_string());
     let left = certificate.not_after - now.as_second();
     let rest = match left {

@@ -1,6 +1,11 @@
-//! signet: check, explain, inspect, join, demo. Arguments and exit codes; each command is a module of the library.
-use clap::{CommandFactory as _, Parser, Subcommand};
-use signet::{demo, inspect, rules, selftest, token};
+//! signet: check, explain, inspect, join, demo. Arguments and exit codes; each command is a module of the library. Under the name
+//! `kubectl-signet` it is kubectl's plugin, and calls itself `kubectl signet`; as `kubectl_complete-signet` it completes that.
+mod complete;
+
+use clap::{CommandFactory as _, FromArgMatches as _, Parser, Subcommand};
+use signet::{check, demo, edges, identity, inspect, rules, selftest, token};
+use std::ffi::OsString;
+use std::path::Path;
 use std::process::ExitCode;
 
 #[derive(Parser)]
@@ -10,6 +15,9 @@ use std::process::ExitCode;
     about = "The command line of Signet, a service mesh for zero-trust internal APIs",
     after_help = "\
 Example:
+  signet check
+  signet identity orders-6d5f7 -n shop
+  signet edges -n shop
   signet rules check mesh/*.yaml
   signet rules explain --from shop/cart --to shop/orders-1 --port 8080 --files mesh"
 )]
@@ -20,6 +28,12 @@ struct Arguments {
 
 #[derive(Subcommand)]
 enum Command {
+    /// Check whether Signet is well in a Kubernetes cluster, and say what mends it.
+    Check(check::CheckArgs),
+    /// Show who a pod is: its identity and certificate, and the rules that guard it.
+    Identity(identity::IdentityArgs),
+    /// Show who calls whom, what was admitted and what refused.
+    Edges(edges::EdgesArgs),
     /// Check rules before they are in force, and explain what they decide.
     #[command(subcommand)]
     Rules(rules::RulesCommand),
@@ -41,8 +55,16 @@ enum Command {
 }
 
 fn main() -> ExitCode {
+    if called() == "kubectl_complete-signet" {
+        complete::print(Arguments::command());
+        return ExitCode::SUCCESS;
+    }
     // What a command that could not do its work ends with: 2 where 1 is an answer.
-    let (result, unable) = match Arguments::parse().command {
+    let (command, name) = command();
+    let (result, unable) = match command {
+        Command::Check(arguments) => (check::run(&arguments), 2),
+        Command::Identity(arguments) => (identity::run(&arguments), 2),
+        Command::Edges(arguments) => (edges::run(&arguments), 2),
         Command::Rules(command) => (rules::run(command), 2),
         Command::Inspect(arguments) => (inspect::run(&arguments), 2),
         Command::Token(arguments) => (token::run(arguments), 1),
@@ -54,9 +76,30 @@ fn main() -> ExitCode {
         }
     };
     result.unwrap_or_else(|error| {
-        complain(&format!("signet: {error:#}"));
+        complain(&format!("{name}: {error:#}"));
         ExitCode::from(unable)
     })
+}
+
+/// The name under which this program was started.
+fn called() -> String {
+    let first = std::env::args_os().next().unwrap_or_default();
+    Path::new(&first).file_stem().unwrap_or_default().to_string_lossy().into_owned()
+}
+
+/// The command, and what this program is called. `kubectl signet` runs `kubectl-signet`, and says so in every usage text.
+fn command() -> (Command, &'static str) {
+    let mut arguments: Vec<OsString> = std::env::args_os().collect();
+    let name = if called() == "kubectl-signet" { "kubectl signet" } else { "signet" };
+    let definition = Arguments::command().bin_name(name);
+    if let Some(first) = arguments.first_mut() {
+        *first = name.into();
+    }
+    let mut matches = definition.get_matches_from(arguments);
+    match Arguments::from_arg_matches_mut(&mut matches) {
+        Ok(arguments) => (arguments.command, name),
+        Err(error) => error.exit(),
+    }
 }
 
 #[allow(clippy::print_stderr, reason = "errors of a command line belong there")]

@@ -58,6 +58,9 @@ fn every_help_text_has_an_example() {
         &["token", "list"],
         &["token", "revoke"],
         &["inspect"],
+        &["check"],
+        &["identity"],
+        &["edges"],
         &["demo"],
         &["completion"],
     ] {
@@ -71,6 +74,64 @@ fn a_completion_script_names_the_commands() {
     let said = signet(&["completion", "bash"]);
     assert_eq!(said.code, Some(0));
     assert!(said.out.contains("explain") && said.out.contains("inspect"));
+}
+
+/// A link to the program under another name, as users make it on their PATH.
+fn linked(name: &str, arguments: &[&str]) -> Said {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join(name);
+    std::os::unix::fs::symlink(env!("CARGO_BIN_EXE_signet"), &path).unwrap();
+    let output = Command::new(&path).args(arguments).output().unwrap();
+    let text = |bytes| String::from_utf8(bytes).unwrap();
+    Said { code: output.status.code(), out: text(output.stdout), err: text(output.stderr) }
+}
+
+#[test]
+fn as_kubectl_s_plugin_it_is_called_kubectl_signet() {
+    let said = linked("kubectl-signet", &["check", "--help"]);
+    assert!(said.code == Some(0) && said.out.contains("Usage: kubectl signet check"), "{}", said.out);
+    let said = linked("kubectl-signet", &["check", "--kubeconfig", "/nowhere"]);
+    assert!(said.code == Some(2) && said.err.starts_with("kubectl signet: kubeconfig /nowhere"), "{}", said.err);
+    assert!(signet(&["check", "--help"]).out.contains("Usage: signet check"));
+}
+
+#[test]
+fn kubectl_s_completion_is_offered_commands_and_flags() {
+    let commands = linked("kubectl_complete-signet", &["ch"]).out;
+    assert!(
+        commands.starts_with("check\t") && commands.ends_with(":4\n") && commands.lines().count() == 2,
+        "{commands}"
+    );
+    let flags = linked("kubectl_complete-signet", &["check", "--control"]).out;
+    assert_eq!(flags, "--control-namespace\n:4\n");
+    assert!(linked("kubectl_complete-signet", &["rules", ""]).out.contains("explain\t"));
+}
+
+#[test]
+fn without_a_cluster_the_commands_that_need_one_end_with_2_and_say_so() {
+    let directory = tempfile::tempdir().unwrap();
+    let broken = directory.path().join("broken");
+    fs::write(&broken, "not: [a kubeconfig").unwrap();
+    // A port that nobody listens on.
+    let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+    let nobody = directory.path().join("nobody");
+    let text = format!(
+        "{{apiVersion: v1, kind: Config, current-context: c, clusters: [{{name: c, cluster: {{server: 'http://127.0.0.1:{port}'}}}}], \
+         users: [{{name: u, user: {{}}}}], contexts: [{{name: c, context: {{cluster: c, user: u}}}}]}}"
+    );
+    fs::write(&nobody, text).unwrap();
+    for command in [&["check"][..], &["edges"], &["identity", "orders"]] {
+        for file in [&broken, &nobody, &directory.path().join("missing")] {
+            let said = signet(&[command, &["--kubeconfig", shown(file)]].concat());
+            assert!(
+                said.code == Some(2) && said.out.is_empty() && !said.err.is_empty(),
+                "{command:?} {file:?}: {}",
+                said.err
+            );
+        }
+        let said = signet(&[command, &["--kubeconfig", shown(&nobody), "--context", "other"]].concat());
+        assert!(said.code == Some(2) && said.err.contains("other"), "{command:?}: {}", said.err);
+    }
 }
 
 #[test]

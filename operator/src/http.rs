@@ -1,5 +1,6 @@
-//! Health and metrics, and to callers on loopback status and edges, read only: `/healthz`, `/readyz`, `/metrics`, `/status`,
-//! `/edges`.
+//! Health, metrics and status, read only: `/healthz`, `/readyz`, `/metrics`, `/status`, `/edges`. The last two say who runs and
+//! who called whom, and are for callers on loopback alone, wherever the address listens (F8): in a pod, for whoever may
+//! port-forward to it.
 use crate::control::Hub;
 use crate::metrics::Metrics;
 use crate::state::Published;
@@ -52,7 +53,7 @@ impl Pages {
         loop {
             // The semaphore is never closed.
             let Ok(place) = places.clone().acquire_owned().await else { continue };
-            let (stream, caller) = match listener.accept().await {
+            let (stream, from) = match listener.accept().await {
                 Ok(accepted) => accepted,
                 Err(error) => {
                     // Out of file descriptors, most likely: back off, do not spin (F36).
@@ -62,9 +63,10 @@ impl Pages {
                 }
             };
             let pages = self.clone();
+            let admin = from.ip().to_canonical().is_loopback();
             tokio::spawn(async move {
                 let service = service_fn(move |request| {
-                    let response = pages.answer(&request, caller.ip().to_canonical().is_loopback());
+                    let response = pages.answer(&request, admin);
                     async move { Ok::<_, Infallible>(response) }
                 });
                 let mut http = hyper::server::conn::http1::Builder::new();
@@ -76,8 +78,7 @@ impl Pages {
         }
     }
 
-    /// In a cluster every pod can ask: who calls whom is for those who are let into this one (`kubectl port-forward`).
-    fn answer(&self, request: &Request<Incoming>, local: bool) -> Response<Full<Bytes>> {
+    fn answer(&self, request: &Request<Incoming>, admin: bool) -> Response<Full<Bytes>> {
         if request.method() != Method::GET {
             return text(StatusCode::METHOD_NOT_ALLOWED, "read only\n".into());
         }
@@ -93,9 +94,11 @@ impl Pages {
                 response.headers_mut().insert(CONTENT_TYPE, kind);
                 response
             }
-            "/status" if local => json(&self.status()),
-            "/edges" if local => json(&self.hub.edges_json()),
-            "/status" | "/edges" => text(StatusCode::FORBIDDEN, "answered to loopback alone\n".into()),
+            "/status" | "/edges" if !admin => {
+                text(StatusCode::FORBIDDEN, "only for callers on loopback, such as kubectl port-forward\n".into())
+            }
+            "/status" => json(&self.status()),
+            "/edges" => json(&self.hub.edges_json()),
             _ => text(StatusCode::NOT_FOUND, "/healthz /readyz /metrics /status /edges\n".into()),
         }
     }

@@ -3,6 +3,7 @@
 use crate::live::{Direction, Live};
 use crate::observe::{AccessLog, Metrics};
 use crate::record::Facts;
+use crate::tls::Framing;
 use signet_proto::control::Edge;
 use std::collections::HashMap;
 use std::io;
@@ -18,6 +19,7 @@ struct EdgeKey {
     port: u16,
     outbound: bool,
     reason: &'static str,
+    framing: &'static str,
 }
 
 /// Who called whom since the last report. Identities here are proved ones.
@@ -43,12 +45,14 @@ impl Edges {
         };
         let port = if full { 0 } else { facts.destination.map_or(0, |d| d.port()) };
         let outbound = facts.direction == Direction::Outbound;
-        let key = EdgeKey { peer: peer.clone(), port, outbound, reason: facts.reason };
+        let framing = facts.framing.map_or("", Framing::name);
+        let key = EdgeKey { peer: peer.clone(), port, outbound, reason: facts.reason, framing };
         let edge = counters.entry(key).or_insert_with(|| Edge {
             peer,
             port: port.into(),
             outbound,
             reason: facts.reason.into(),
+            framing: framing.into(),
             ..Edge::default()
         });
         edge.connections += 1;

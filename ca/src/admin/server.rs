@@ -19,7 +19,7 @@ use std::{
     time::Duration,
 };
 use tokio::{
-    io::{AsyncBufReadExt, AsyncReadExt, AsyncWrite, AsyncWriteExt, BufReader},
+    io::{AsyncBufReadExt, AsyncReadExt, AsyncWrite, AsyncWriteExt, BufReader, copy, sink},
     net::{UnixListener, UnixStream},
     sync::Semaphore,
     time::timeout,
@@ -116,8 +116,11 @@ async fn conversation(mut stream: UnixStream, admin: &Admin) -> io::Result<()> {
         let refused = Response::Error(format!(
             "this CA runs as user {own} and answers that user alone, not user {peer}; run: setpriv --reuid {own} --clear-groups signet token ..."
         ));
-        // What it asks is not read: whoever it is, it is told this and no more.
-        return say(&mut stream, &refused).await;
+        say(&mut stream, &refused).await?;
+        // Whoever it is, it is told this and no more. What it asks is thrown away, not left: a socket that is closed over
+        // unread bytes is a reset, and the answer may be lost with it.
+        stream.shutdown().await?;
+        return copy(&mut stream.take(MAX_REQUEST), &mut sink()).await.map(drop);
     }
     let (from, mut to) = stream.into_split();
     let mut from = BufReader::new(from);

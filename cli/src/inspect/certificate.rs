@@ -7,30 +7,30 @@ use x509_parser::prelude::{FromDer as _, GeneralName, ParsedExtension, X509Certi
 
 /// What is shown.
 #[derive(Debug, Serialize)]
-pub(super) struct Shown {
+pub(crate) struct Shown {
     /// Where it stood: `svid 1`.
-    pub(super) from: String,
+    pub(crate) from: String,
     /// `leaf`, `issuing CA` or `root`.
-    pub(super) role: &'static str,
+    pub(crate) role: &'static str,
     /// Every URI SAN; good certificates have one.
-    pub(super) identities: Vec<String>,
-    pub(super) uid: Option<String>,
-    pub(super) dns_names: Vec<String>,
-    pub(super) subject: String,
-    pub(super) issuer: String,
+    pub(crate) identities: Vec<String>,
+    pub(crate) uid: Option<String>,
+    pub(crate) dns_names: Vec<String>,
+    pub(crate) subject: String,
+    pub(crate) issuer: String,
     /// Lower-case hex.
-    pub(super) serial: String,
+    pub(crate) serial: String,
     /// Unix seconds.
-    pub(super) not_before: i64,
+    pub(crate) not_before: i64,
     /// Unix seconds.
-    pub(super) not_after: i64,
-    pub(super) usages: Vec<String>,
+    pub(crate) not_after: i64,
+    pub(crate) usages: Vec<String>,
     /// Why the mesh would refuse it.
-    pub(super) problems: Vec<String>,
+    pub(crate) problems: Vec<String>,
 }
 
 /// Reads one; whatever the bytes, there is something to show. `now` in unix seconds.
-pub(super) fn read(from: &str, der: &CertificateDer<'static>, now: i64) -> Shown {
+pub(crate) fn read(from: &str, der: &CertificateDer<'static>, now: i64) -> Shown {
     let Ok((_, certificate)) = X509Certificate::from_der(der) else { return broken(from) };
     let ca = certificate.is_ca();
     let root = ca && certificate.subject() == certificate.issuer();

@@ -1,13 +1,16 @@
 //! What replicas tell each other: every one sends what its own sidecars have in force to the holder of the lease, who writes
-//! status. After a change of holder nothing is known of the others, until each of them has reported.
+//! status. After a change of holder nothing is known of the others, until each of them has reported. With it go the rows of who
+//! called whom that have changed, so that one replica can show all of them.
 use super::lease::Known;
 use super::status::{Acknowledged, View};
-use crate::control::Hub;
+use crate::control::{Edges, Hub};
 use crate::documents::Key;
+use crate::index::Snapshot;
+use prost::Message as _;
 use signet_enroll::channel;
 use signet_identity::{Credentials, SpiffeId};
 use signet_proto::control::control_client::ControlClient;
-use signet_proto::control::{Held, Matched, ReplicaReport};
+use signet_proto::control::{EdgeTotals, Held, Matched, ReplicaReport};
 use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -22,6 +25,8 @@ const KEPT: Duration = Duration::from_secs(10);
 const ANSWER: Duration = Duration::from_secs(5);
 /// Lines in one message: some 110 bytes each, so that it fits what the control service takes from anybody.
 const LINES: usize = 1000;
+/// Bytes of edges in one message: half of what the control service takes, since each may be as long as an identity.
+const EDGE_BYTES: usize = 128 * 1024;
 /// Lines of one replica: more than it has places for streams, and rules.
 const MAX_LINES: usize = 2_000_000;
 /// More replicas than anybody has.
@@ -40,6 +45,8 @@ struct Said {
     /// What has come of the next, and its number.
     part: (u64, Acknowledged),
     heard: Instant,
+    /// Who called whom there; absent until it has said every row once.
+    edges: Option<Edges>,
 }
 
 impl Said {
@@ -62,9 +69,15 @@ impl Reports {
             return false;
         }
         let (number, last) = (report.number, report.last);
-        let empty = || Said { whole: None, part: (number, Acknowledged::default()), heard: now };
+        let empty = || Said { whole: None, part: (number, Acknowledged::default()), heard: now, edges: None };
         let said = held.entry(report.replica.clone()).or_insert_with(empty);
         said.heard = now;
+        if report.edges_anew {
+            said.edges = Some(Edges::default());
+        }
+        if let Some(edges) = &mut said.edges {
+            report.edges.iter().for_each(|edge| edges.hold(edge));
+        }
         if said.part.0 != number {
             said.part = (number, Acknowledged::default());
         }
@@ -91,6 +104,29 @@ impl Reports {
         for said in self.held().values().filter_map(|said| said.fresh(now)) {
             all.merge(said);
         }
+    }
+
+    /// Whether the edges of a replica are not known, and it must say them anew.
+    pub fn wants_edges(&self, replica: &str) -> bool {
+        self.held().get(replica).is_none_or(|said| said.edges.is_none())
+    }
+
+    /// Forgets what was said of workloads that are gone.
+    pub fn retain_edges(&self, snapshot: &Snapshot) {
+        self.held().values_mut().filter_map(|said| said.edges.as_mut()).for_each(|edges| edges.retain(snapshot));
+    }
+
+    /// Adds who called whom at the other replicas; their names.
+    pub fn edges_into(&self, all: &mut Edges, now: Instant) -> Vec<String> {
+        let held = self.held();
+        let fresh = held.iter().filter(|(_, said)| said.heard + KEPT > now);
+        let known = fresh.filter_map(|(name, said)| Some((name, said.edges.as_ref()?)));
+        known
+            .map(|(name, edges)| {
+                edges.merge_into(all);
+                name.clone()
+            })
+            .collect()
     }
 
     fn held(&self) -> MutexGuard<'_, BTreeMap<String, Said>> {
@@ -129,6 +165,25 @@ pub(super) fn written(replica: &str, number: u64, known: Acknowledged) -> Vec<Re
     messages
 }
 
+/// Edges in as many messages as it takes, before those of the report. Anew: at least one, which says so.
+pub(super) fn edges(replica: &str, number: u64, anew: bool, edges: Vec<EdgeTotals>) -> Vec<ReplicaReport> {
+    let empty =
+        |edges_anew: bool| ReplicaReport { replica: replica.into(), number, edges_anew, ..ReplicaReport::default() };
+    let mut messages: Vec<ReplicaReport> = if anew { vec![empty(true)] } else { Vec::new() };
+    let mut room = 0;
+    for edge in edges {
+        let size = edge.encoded_len();
+        if let Some(message) = messages.last_mut().filter(|_| size <= room) {
+            message.edges.push(edge);
+        } else {
+            room = EDGE_BYTES;
+            messages.push(ReplicaReport { edges: vec![edge], ..empty(false) });
+        }
+        room = room.saturating_sub(size);
+    }
+    messages
+}
+
 /// Tells the holder of the lease, for ever.
 #[derive(Debug)]
 pub struct Reporter {
@@ -149,14 +204,17 @@ impl Reporter {
     pub async fn run(self) -> &'static str {
         let mut open: Option<(String, ControlClient<_>)> = None;
         let mut number = 0;
+        // Whether the holder has to hear every edge, not only what has changed.
+        let mut anew = true;
         loop {
             sleep(EVERY).await;
             let known = self.lease.borrow().clone();
             if known.address.is_empty() || known.holder == self.name {
-                open = None;
+                (open, anew) = (None, true);
                 continue;
             }
             if open.as_ref().is_none_or(|(address, _)| *address != known.address) {
+                anew = true;
                 open = match channel(&self.credentials, self.own.clone(), &known.address) {
                     Ok(channel) => Some((known.address.clone(), ControlClient::new(channel))),
                     Err(error) => {
@@ -167,14 +225,22 @@ impl Reporter {
             }
             let Some((_, client)) = &mut open else { continue };
             number += 1;
-            for message in written(&self.name, number, self.hub.acknowledged()) {
+            let mut messages = edges(&self.name, number, anew, self.hub.edge_changes(anew));
+            messages.extend(written(&self.name, number, self.hub.acknowledged()));
+            // What is not taken is lost: then all is said again.
+            anew = true;
+            for message in messages {
                 match timeout(ANSWER, client.report(message)).await {
-                    Ok(Ok(_)) => continue,
+                    Ok(Ok(taken)) => {
+                        anew = taken.into_inner().edges_wanted;
+                        continue;
+                    }
                     Ok(Err(status)) => {
                         tracing::debug!(status = status.message(), "the holder of the lease took no report");
                     }
                     Err(_) => tracing::debug!("the holder of the lease does not answer"),
                 }
+                anew = true;
                 break;
             }
         }

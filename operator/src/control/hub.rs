@@ -9,12 +9,15 @@ use crate::state::Published;
 use rand::RngExt as _;
 use signet_identity::{Credentials, DenyList, Peer, SpiffeId, WorkloadUid};
 use signet_policy::{Caller, Reason};
-use signet_proto::control::Edge;
+use signet_proto::control::{Edge, EdgeTotals};
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
-use tokio::sync::oneshot;
-use tokio::time::sleep;
+use tokio::sync::{oneshot, watch};
+use tokio::time::{Instant, sleep};
+
+/// How long a workload that says that it holds a newer revision is not asked about again.
+const AGAIN: Duration = Duration::from_secs(10);
 
 /// Bounds of the control service.
 #[derive(Debug, Clone)]
@@ -91,6 +94,11 @@ pub struct Hub {
     edges: Mutex<Edges>,
     /// When rules last matched, in seconds since 1970.
     matched: Mutex<HashMap<Key, i64>>,
+    /// A revision that the sources of this operator had given out, and what came of it had time to arrive: what sidecars hold of
+    /// other replicas up to there is not newer than what is in force here.
+    pub(super) confirmed: watch::Sender<u64>,
+    /// Whom it was asked for last, and when.
+    asked: Mutex<HashMap<WorkloadUid, Instant>>,
     /// Where other replicas' reports go, and the identity that they have; absent outside a cluster.
     pub(super) reports: OnceLock<(Arc<Reports>, SpiffeId)>,
 }
@@ -135,6 +143,8 @@ impl Hub {
             places: Mutex::default(),
             edges: Mutex::default(),
             matched: Mutex::default(),
+            confirmed: watch::Sender::new(0),
+            asked: Mutex::default(),
             reports: OnceLock::new(),
         })
     }
@@ -157,10 +167,10 @@ impl Hub {
 
     /// Adds what a sidecar reports. `snapshot` tells which peers are known.
     pub(super) fn report(&self, workload: &Key, edges: &[Edge], snapshot: &Snapshot) {
-        self.edges().add(workload, edges, |peer| snapshot.knows(peer), &self.metrics);
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
+        let now = i64::try_from(now).unwrap_or(i64::MAX);
+        self.edges().add(workload, edges, |peer| snapshot.knows(peer), &self.metrics, now);
         if let Some(member) = snapshot.find(workload) {
-            let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
-            let now = i64::try_from(now).unwrap_or(i64::MAX);
             let matched = matched(member, edges);
             self.matched().extend(matched.into_iter().map(|rule| (rule, now)));
         }
@@ -189,6 +199,9 @@ impl Hub {
                 && let Some(snapshot) = snapshots.borrow_and_update().clone()
             {
                 self.edges().retain(&snapshot);
+                if let Some((reports, _)) = self.reports.get() {
+                    reports.retain_edges(&snapshot);
+                }
                 let rules: HashSet<&str> = snapshot.notes().iter().map(|note| note.rule.as_str()).collect();
                 self.matched().retain(|rule, _| rules.contains(rule.to_string().as_str()));
             }
@@ -201,10 +214,24 @@ impl Hub {
         }
     }
 
-    /// Whether a sidecar holds a newer revision than this operator has, with other content. Revisions above `limit` are not
-    /// believed.
-    pub fn is_behind(&self, limit: u64) -> bool {
-        self.places().taken.values().any(|place| place.presence.behind && place.presence.sent <= limit)
+    /// Whether a sidecar holds a newer revision than this operator has, with other content, and it was not looked up for this
+    /// workload a moment ago: what one says costs no more than one question in ten seconds.
+    pub fn is_behind(&self, now: Instant) -> bool {
+        let mut asked = self.asked.lock().unwrap_or_else(PoisonError::into_inner);
+        asked.retain(|_, at| *at + AGAIN > now);
+        let mut news = false;
+        for (uid, _) in self.places().taken.iter().filter(|(_, place)| place.presence.behind) {
+            if !asked.contains_key(uid) {
+                asked.insert(uid.clone(), now);
+                news = true;
+            }
+        }
+        news
+    }
+
+    /// Everything up to this revision has arrived here: streams of sidecars that hold no more go on from what is in force.
+    pub fn confirm(&self, revision: u64) {
+        self.confirmed.send_replace(revision);
     }
 
     /// Who is attached, by `namespace/name`.
@@ -213,9 +240,19 @@ impl Hub {
         places.taken.values().map(|place| (place.presence.workload.clone(), place.presence.clone())).collect()
     }
 
-    /// Who called whom, as JSON.
+    /// Rows of who called whom that have changed since the last call, or every row.
+    pub fn edge_changes(&self, anew: bool) -> Vec<EdgeTotals> {
+        self.edges().changes(anew)
+    }
+
+    /// Who called whom, as JSON: what the sidecars reported here, and on the holder of the lease to every other replica too.
     pub fn edges_json(&self) -> serde_json::Value {
-        serde_json::to_value(self.edges().lines()).unwrap_or_default()
+        let mut all = self.edges().copy();
+        let replicas = self.reports.get().map(|(reports, _)| reports.edges_into(&mut all, Instant::now()));
+        let snapshot = self.published.snapshot.borrow().clone().unwrap_or_default();
+        // Another replica may still remember whom this one has forgotten.
+        all.retain(&snapshot);
+        serde_json::json!({"version": 1, "other_replicas": replicas.unwrap_or_default(), "edges": all.lines(&snapshot)})
     }
 
     // A poisoned lock holds nothing half-written that matters more than going on.

@@ -14,7 +14,7 @@ mod service;
 mod session;
 mod stream;
 
-pub use edges::Totals;
+pub use edges::{Edges, Totals};
 pub use hub::{Hub, Limits, Presence};
 pub use server::serve;
 pub use service::Service;

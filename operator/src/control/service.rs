@@ -111,8 +111,9 @@ impl Control for Service {
             tracing::warn!(identity = %peer.leaf.id, "a report of a replica refused");
             return Err(Status::permission_denied("only an operator reports to operators"));
         }
-        if reports.take(&request.into_inner(), Instant::now()) {
-            Ok(Response::new(ReplicaTaken {}))
+        let report = request.into_inner();
+        if reports.take(&report, Instant::now()) {
+            Ok(Response::new(ReplicaTaken { edges_wanted: reports.wants_edges(&report.replica) }))
         } else {
             Err(Status::resource_exhausted("more than is believed of replicas"))
         }

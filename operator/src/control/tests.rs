@@ -8,7 +8,7 @@ use crate::metrics::Metrics;
 use proptest::prelude::*;
 use prost::Message as _;
 use signet_policy::{Decision, Egress, Posture};
-use signet_proto::control::{self, Ack, Destination, Down, Edge, Hello, Kind, Up, Version, Want, down, up};
+use signet_proto::control::{self, Ack, Destination, Down, Edge, EdgeTotals, Hello, Kind, Up, Version, Want, down, up};
 
 fn snapshot_at(text: &str, revision: u64) -> Snapshot {
     let settings = Settings {
@@ -17,7 +17,7 @@ fn snapshot_at(text: &str, revision: u64) -> Snapshot {
         inbound: Posture::Audit,
         egress: Egress { default: Decision::Allow, exceptions: Vec::new() },
     };
-    Snapshot::build(&settings, &documents(text), &Memory::default(), revision).unwrap().0
+    Snapshot::build(&settings, &documents(text), &Memory::default(), revision).0
 }
 
 fn mesh() -> String {
@@ -46,6 +46,7 @@ fn sort(messages: Vec<Down>) -> (Vec<control::Config>, Vec<Destination>) {
         match message.kind {
             Some(down::Kind::Config(config)) => configs.push(config),
             Some(down::Kind::Destinations(more)) => destinations.extend(more.destinations),
+            Some(down::Kind::Ranges(_)) => panic!("ranges for who does not say that it takes them"),
             None => panic!("an empty message was sent"),
         }
     }
@@ -84,6 +85,87 @@ fn a_sidecar_is_never_sent_an_older_revision_than_it_holds() {
         let (configs, _) = sort(session.update(&snapshot).unwrap());
         assert_eq!((configs.len(), session.behind), (sent, behind), "held {held}");
     }
+}
+
+#[test]
+fn a_sidecar_that_another_replica_told_more_goes_on_from_here_once_that_is_confirmed() {
+    let snapshot = snapshot_at(&mesh(), 7);
+    let mut session = session_of("a", "a");
+    session.take(hello(Some(Version { revision: 9, digest: "other".into() }), &[])).unwrap();
+    assert!(session.update(&snapshot).unwrap().is_empty() && session.behind);
+    assert!(session.confirm(9));
+    let version = sort(session.update(&snapshot).unwrap()).0[0].version.clone().unwrap();
+    assert_eq!((version.revision, session.behind), (10, false));
+    // What follows is newer than what was sent here, whatever its number.
+    let changed = mesh() + &rule("shop", "r", "{all: true}", "{namespace: shop}");
+    let version = sort(session.update(&snapshot_at(&changed, 8)).unwrap()).0[0].version.clone().unwrap();
+    assert_eq!(version.revision, 11);
+}
+
+#[test]
+fn a_change_of_the_ranges_alone_is_sent_alone_to_who_takes_it() {
+    let more = |name: &str| {
+        workload("bank", &format!("w{name}"), &format!("10.78.0.{name}"), &format!("serviceAccount: s, uid: u{name}"))
+    };
+    let hello = |features: &[&str]| {
+        let features = features.iter().map(ToString::to_string).collect();
+        Up { kind: Some(up::Kind::Hello(Hello { features, ..Hello::default() })) }
+    };
+    let mut old = session_of("a", "a");
+    old.take(hello(&["identity"])).unwrap();
+    let mut session = session_of("a", "a");
+    session.take(hello(&["identity", "ranges"])).unwrap();
+    let mut ranges_of = |text: String, revision| {
+        let snapshot = snapshot_at(&text, revision);
+        assert_eq!(sort(old.update(&snapshot).unwrap()).0.len(), 1);
+        let messages = session.update(&snapshot).unwrap();
+        assert_eq!(messages.len(), 1);
+        match messages[0].kind.clone().unwrap() {
+            down::Kind::Ranges(ranges) => {
+                let whole = snapshot.config(snapshot.find(&"shop/a".parse().unwrap()).unwrap());
+                assert_eq!((&ranges.mesh_ranges, &ranges.version), (&whole.mesh_ranges, &whole.version));
+                Some(ranges.base)
+            }
+            _ => None,
+        }
+    };
+    let digest = |text: &str| {
+        let snapshot = snapshot_at(text, 1);
+        snapshot.digest(snapshot.find(&"shop/a".parse().unwrap()).unwrap()).to_owned()
+    };
+    assert_eq!(ranges_of(mesh(), 1), None, "the first is whole");
+    assert_eq!(ranges_of(mesh() + &more("1"), 2), Some(digest(&mesh())));
+    let ruled = mesh() + &rule("shop", "r", "{all: true}", "{namespace: shop}");
+    assert_eq!(ranges_of(ruled.clone(), 3), None, "more than the ranges has changed");
+    assert_eq!(ranges_of(ruled.clone() + &more("2"), 4), Some(digest(&ruled)));
+
+    // One that was refused is no base.
+    let ack = Ack { version: None, error: "no".into() };
+    session.take(Up { kind: Some(up::Kind::Ack(ack)) }).unwrap();
+    let messages = session.update(&snapshot_at(&ruled, 5)).unwrap();
+    assert!(matches!(messages[0].kind, Some(down::Kind::Config(_))));
+}
+
+#[test]
+fn a_revision_that_nobody_can_have_given_out_is_never_confirmed() {
+    let snapshot = snapshot_at(&mesh(), 7);
+    for claimed in [9_000, u64::MAX] {
+        let mut session = session_of("a", "a");
+        session.take(hello(Some(Version { revision: claimed, digest: "other".into() }), &[])).unwrap();
+        session.update(&snapshot).unwrap();
+        assert!(!session.confirm(20) && session.update(&snapshot).unwrap().is_empty(), "{claimed}");
+    }
+}
+
+#[test]
+fn an_acknowledgement_of_what_was_never_sent_is_not_believed() {
+    let snapshot = snapshot_at(&mesh(), 7);
+    let mut session = session_of("a", "a");
+    session.take(hello(None, &[])).unwrap();
+    let sent = sort(session.update(&snapshot).unwrap()).0[0].version.clone().unwrap();
+    let ack = |version: Version| Up { kind: Some(up::Kind::Ack(Ack { version: Some(version), error: String::new() })) };
+    assert_eq!(session.take(ack(Version { revision: 8, ..sent.clone() })), Ok(Effect::Unsent));
+    assert_eq!(session.take(ack(sent.clone())), Ok(Effect::Applied(7, sent.digest)));
 }
 
 #[test]
@@ -195,6 +277,7 @@ mod edges {
             connections: 1,
             bytes_received: 2,
             bytes_sent: 3,
+            framing: "pooled".into(),
         }
     }
 
@@ -202,10 +285,16 @@ mod edges {
     fn f26_a_million_distinct_names_are_one_row() {
         let (mut edges, metrics) = (Edges::default(), Metrics::default());
         for number in 0..1_000_000 {
-            edges.add(&key(), &[edge(&format!("spiffe://x/{number}"), 1, &format!("r{number}"))], |_| false, &metrics);
+            edges.add(
+                &key(),
+                &[edge(&format!("spiffe://x/{number}"), 1, &format!("r{number}"))],
+                |_| false,
+                &metrics,
+                7,
+            );
         }
         assert_eq!(edges.len(), 1);
-        let line = serde_json::to_value(edges.lines()).unwrap();
+        let line = serde_json::to_value(edges.lines(&Snapshot::default())).unwrap();
         assert_eq!((&line[0]["peer"], &line[0]["connections"]), (&"other".into(), &1_000_000.into()));
     }
 
@@ -213,10 +302,10 @@ mod edges {
     fn f26_rows_are_bounded_when_every_port_is_named() {
         let (mut edges, metrics) = (Edges::default(), Metrics::default());
         for port in 0..100_000 {
-            edges.add(&key(), &[edge("", port, "rule_matched")], |_| false, &metrics);
+            edges.add(&key(), &[edge("", port, "rule_matched")], |_| false, &metrics, 7);
         }
         assert!(edges.len() <= 1026, "{}", edges.len());
-        let lines = serde_json::to_value(edges.lines()).unwrap();
+        let lines = serde_json::to_value(edges.lines(&Snapshot::default())).unwrap();
         let sum: u64 = lines.as_array().unwrap().iter().filter_map(|line| line["connections"].as_u64()).sum();
         assert_eq!(sum, 100_000, "what does not fit must be counted somewhere");
     }
@@ -227,10 +316,53 @@ mod edges {
         let known = |peer: &str| peer == "spiffe://mesh.example/ns/shop/sa/b";
         let mut huge = edge("spiffe://mesh.example/ns/shop/sa/b", 8080, "rule_matched");
         huge.bytes_sent = u64::MAX;
-        edges.add(&key(), &[huge.clone(), huge], known, &metrics);
-        let lines = serde_json::to_value(edges.lines()).unwrap();
+        edges.add(&key(), &[huge.clone(), huge], known, &metrics, 7);
+        let lines = serde_json::to_value(edges.lines(&Snapshot::default())).unwrap();
         assert_eq!(lines[0]["peer"], "spiffe://mesh.example/ns/shop/sa/b");
         assert_eq!(lines[0]["bytes_sent"], u64::MAX);
+    }
+
+    #[test]
+    fn what_has_changed_is_said_once_and_everything_when_asked_anew() {
+        let (mut edges, metrics) = (Edges::default(), Metrics::default());
+        edges.add(&key(), &[edge("", 1, "rule_matched"), edge("", 2, "rule_matched")], |_| false, &metrics, 7);
+        assert_eq!(edges.changes(false).len(), 2);
+        assert!(edges.changes(false).is_empty(), "nothing has changed since");
+        edges.add(&key(), &[edge("", 2, "rule_matched")], |_| false, &metrics, 9);
+        let changed = edges.changes(false);
+        let said: Vec<_> = changed.iter().map(|said| (said.edge.as_ref().unwrap().port, said.last_seen)).collect();
+        assert_eq!(said, [(2, 9)]);
+        assert_eq!(changed[0].edge.as_ref().unwrap().connections, 2, "totals, not what came since");
+        assert_eq!(edges.changes(true).len(), 2);
+    }
+
+    #[test]
+    fn the_holder_shows_the_sum_of_all_replicas_and_what_is_said_twice_counts_once() {
+        let (mut here, mut there, metrics) = (Edges::default(), Edges::default(), Metrics::default());
+        let mut held = Edges::default();
+        here.add(&key(), &[edge("", 1, "rule_matched")], |_| false, &metrics, 7);
+        there.add(&key(), &[edge("", 1, "rule_matched"), edge("", 2, "posture_deny")], |_| false, &metrics, 8);
+        for said in there.changes(false).iter().chain(&there.changes(true)) {
+            held.hold(said);
+        }
+        held.merge_into(&mut here);
+        let lines = serde_json::to_value(here.lines(&Snapshot::default())).unwrap();
+        let shown = |at: usize| {
+            (lines[at]["port"].as_u64(), lines[at]["connections"].as_u64(), lines[at]["last_seen"].as_u64())
+        };
+        assert_eq!((here.len(), shown(0), shown(1)), (2, (Some(1), Some(2), Some(8)), (Some(2), Some(1), Some(8))));
+    }
+
+    #[test]
+    fn f26_what_another_replica_says_is_bounded_too() {
+        let mut held = Edges::default();
+        for number in 0..3000 {
+            let edge = edge(&"x".repeat(3000), number, "no such reason");
+            held.hold(&EdgeTotals { namespace: "shop".into(), name: "a".into(), edge: Some(edge), last_seen: 1 });
+        }
+        assert!(held.len() <= 1026, "{}", held.len());
+        let lines = serde_json::to_value(held.lines(&Snapshot::default())).unwrap();
+        assert!(lines.as_array().unwrap().iter().all(|line| line["peer"] == "other" && line["reason"] == "other"));
     }
 }
 

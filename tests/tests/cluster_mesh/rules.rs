@@ -47,7 +47,7 @@ fn a_rule_is_followed_when_it_is_made_changed_and_deleted_and_its_status_says_so
     let changed = |what: &str, now: &str, change: &dyn Fn()| {
         let since = Instant::now();
         change();
-        let accepted = since.elapsed();
+        let accepted = Instant::now().duration_since(since);
         space.wait(&format!("the rule is {what}"), || {
             let answered = space.run("stranger", "app", &["call", ORDERS, "--limit", "2000"]).is_ok();
             ensure!(answered == (now == "answered"), "a stranger is {now}: {answered}");
@@ -56,7 +56,7 @@ fn a_rule_is_followed_when_it_is_made_changed_and_deleted_and_its_status_says_so
         // For whoever reads the run; the start of `kubectl` is in it.
         eprintln!(
             "a rule was {what}: {accepted:.1?} until kubectl returned, {:.1?} until it was felt",
-            since.elapsed()
+            Instant::now().duration_since(since)
         );
     };
     changed("made", "refused", &|| space.apply(&rule));

@@ -20,12 +20,12 @@ fn pod(name: &str, meshed: bool) -> Pod {
         labels: [("app".to_owned(), name.to_owned())].into(),
         account: name.into(),
         node: String::new(),
-        zone: String::new(),
         addresses: Vec::new(),
         host_addresses: Vec::new(),
         host_network: false,
         meshed,
         ports: Vec::new(),
+        host_ports: Vec::new(),
         ready: true,
         created: 0,
     }
@@ -48,7 +48,7 @@ fn view(pods: &[(&str, bool)], spec: &Value, status: &Value) -> View {
         inbound: Posture::Audit,
         egress: Egress { default: Decision::Allow, exceptions: Vec::new() },
     };
-    let (snapshot, memory) = Snapshot::build(&settings, &objects.documents(), &Memory::default(), 1).unwrap();
+    let (snapshot, memory) = Snapshot::build(&settings, &objects.documents(), &Memory::default(), 1);
     View::new(&objects, &memory, Arc::new(snapshot), "signet-system")
 }
 
@@ -189,6 +189,42 @@ mod replicas {
         assert!(reports.complete(&view, "shop/one", now));
         reports.begin();
         assert!(!reports.complete(&view, "shop/one", now), "another term, and nothing is known");
+    }
+
+    #[test]
+    fn edges_are_asked_for_anew_by_a_new_holder_and_then_follow_by_difference() {
+        use crate::cluster::reports::edges;
+        use crate::control::Edges;
+        use signet_proto::control::{Edge, EdgeTotals};
+        let said = |port: u32| EdgeTotals {
+            namespace: "shop".into(),
+            name: "orders".into(),
+            edge: Some(Edge { port, reason: "rule_matched".into(), connections: 1, ..Edge::default() }),
+            last_seen: 1,
+        };
+        let (reports, now) = (Reports::default(), Instant::now());
+        let tell = |number: u64, anew: bool, rows: Vec<EdgeTotals>| {
+            for message in edges("shop/two", number, anew, rows) {
+                assert!(prost::Message::encoded_len(&message) < 256 * 1024);
+                assert!(reports.take(&message, now));
+            }
+        };
+        let known = || {
+            let mut all = Edges::default();
+            (reports.edges_into(&mut all, now), all.changes(true).len())
+        };
+        reports.begin();
+        tell(1, false, vec![said(1)]);
+        assert!(reports.wants_edges("shop/two"), "a difference to what was said to another");
+        assert_eq!(known(), (vec![], 0));
+        tell(2, true, (0..1000).map(said).collect());
+        tell(3, false, vec![said(1), said(5000)]);
+        assert!(!reports.wants_edges("shop/two"));
+        assert_eq!(known(), (vec!["shop/two".to_owned()], 1001));
+        tell(4, true, vec![said(1)]);
+        assert_eq!(known().1, 1, "what was said before is forgotten");
+        reports.begin();
+        assert!(reports.wants_edges("shop/two"));
     }
 
     #[test]

@@ -1,0 +1,86 @@
+//! A cluster in which all is well, and one thing that is broken in it: each check says so, with what mends it, and no other does.
+#![allow(clippy::unwrap_used, reason = "in a test, what cannot be made ends the test")]
+mod broken;
+mod policies;
+mod world;
+
+use super::*;
+use world::well;
+
+/// The findings that are not ok.
+fn wrong(facts: &Facts) -> Vec<Finding> {
+    all(facts).into_iter().filter(|finding| finding.sign != Sign::Ok).collect()
+}
+
+#[test]
+fn where_all_is_well_every_check_says_so_and_hints_at_nothing() {
+    let report = Report::new(Some("mesh".into()), all(&well()));
+    for check in &report.checks {
+        assert_eq!((check.sign, check.hint.as_str()), (Sign::Ok, ""), "{}: {}", check.id, check.found);
+    }
+    assert!(report.ok);
+    assert_eq!(report.exit_code(), 0);
+}
+
+#[test]
+fn ids_are_stable_and_each_occurs_once() {
+    let ids: Vec<&str> = all(&well()).iter().map(|finding| finding.id).collect();
+    let known = "api.version api.groups api.permissions install.namespace install.crd install.webhook install.guard \
+                 certificates.webhook certificates.root trust.bundles trust.sequence ca.available ca.health \
+                 operator.available operator.health pods.injected pods.ready pods.current rules.status rules.targets \
+                 network.tunnel network.ca network.operator network.webhook network.addresses versions.skew";
+    assert_eq!(ids, known.split_whitespace().collect::<Vec<_>>());
+}
+
+#[test]
+fn without_an_installation_one_check_fails_and_the_rest_is_skipped() {
+    let mut facts = Facts::nothing();
+    facts.groups = well().groups;
+    let report = Report::new(None, all(&facts));
+    let failed: Vec<&str> = report.checks.iter().filter(|c| c.sign == Sign::Fail).map(|c| c.id).collect();
+    assert_eq!(failed, ["install.namespace"]);
+    assert_eq!(report.exit_code(), 1);
+    assert!(report.checks.iter().skip(4).all(|check| check.sign == Sign::Skipped), "{:?}", report.checks);
+}
+
+#[test]
+fn who_may_not_read_something_is_told_what_it_is_and_how_it_is_granted() {
+    let mut facts = well();
+    facts.network =
+        Err(crate::cluster::Lack::Forbidden { verb: "list", resource: "networkpolicies.networking.k8s.io".into() });
+    facts.lacking = Ok(vec![("list", "networkpolicies.networking.k8s.io")]);
+    let report = Report::new(None, all(&facts));
+    assert_eq!((report.exit_code(), report.ok), (2, false));
+    let skipped: Vec<&str> = report.checks.iter().filter(|c| c.sign == Sign::Skipped).map(|c| c.id).collect();
+    assert_eq!(skipped, ["api.permissions", "network.tunnel", "network.ca", "network.operator", "network.webhook"]);
+    let hint = "kubectl create clusterrole signet-check-list --verb=list --resource=networkpolicies.networking.k8s.io";
+    assert!(
+        report.checks.iter().filter(|c| c.sign == Sign::Skipped).all(|c| c.hint.contains(hint)),
+        "{:?}",
+        report.checks
+    );
+}
+
+#[test]
+fn f18_what_a_program_of_the_cluster_says_cannot_steer_the_terminal() {
+    let report = Report::new(None, vec![Finding::fail("ca.health", "not ready: \u{1b}[2Jgone\nok", "x\u{7}")]);
+    let text = report.text(false);
+    assert!(text.contains("FAIL    ca.health  not ready: \\u{1b}[2Jgone\\nok"), "{text}");
+    assert!(text.contains("hint: x\\u{7}"), "{text}");
+    assert!(text.ends_with("1 checks: 0 ok, 0 warned, 1 failed, 0 skipped"), "{text}");
+}
+
+#[test]
+fn the_json_has_the_fields_that_programs_rely_on() {
+    let mut facts = well();
+    facts.policies = Ok(Vec::new());
+    let report = serde_json::to_value(Report::new(facts.control.clone(), all(&facts))).unwrap();
+    assert_eq!(
+        (&report["version"], &report["control_namespace"], &report["ok"]),
+        (&1.into(), &"mesh".into(), &false.into())
+    );
+    let guard = report["checks"].as_array().unwrap().iter().find(|check| check["id"] == "install.guard").unwrap();
+    let fields: Vec<&String> = guard.as_object().unwrap().keys().collect();
+    assert_eq!(fields, ["id", "sign", "found", "hint", "objects"]);
+    assert_eq!((&guard["sign"], guard["objects"].as_array().unwrap().len()), (&"fail".into(), 3));
+}
