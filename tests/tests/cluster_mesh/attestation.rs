@@ -97,7 +97,8 @@ fn a_pod_is_given_the_identity_of_its_own_account_and_refused_with_every_token_t
         ("pretender", "signet-operator", Token::Own("signet-ca")),
         ("dead", "honest", Token::Given),
     ] {
-        pods += &(asks(&space, name, account, &token).to_string() + "\n---\n");
+        pods += &asks(&space, name, account, &token).to_string();
+        pods += "\n---\n";
     }
     space.apply(&pods);
     for name in ["honest", "own", "audience", "thief", "heir", "again", "pretender", "dead"] {

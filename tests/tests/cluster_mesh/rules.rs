@@ -3,7 +3,7 @@ use super::*;
 use anyhow::{Context as _, ensure};
 use signet::demo::process::wait_for;
 use signet_tests::cluster::{PATIENCE, orders_from, pod_of, service};
-use std::time::Instant;
+use tokio::time::Instant;
 
 const ORDERS: &str = "http://orders:8080/";
 
@@ -151,7 +151,7 @@ fn an_audit_rule_changes_nothing_and_its_shadow_verdicts_are_logged_and_counted(
         ensure!(!stranger.is_empty() && !checkout.is_empty(), "{log}");
         let shadow = |line: &serde_json::Value, wanted: &str| line["verdict"]["shadow"]["decision"] == wanted;
         ensure!(stranger.iter().all(|line| shadow(line, "deny")), "{stranger:?}");
-        ensure!(checkout.iter().all(|line| shadow(line, "allow")), "{checkout:?}");
+        ensure!(!checkout.iter().any(|line| shadow(line, "deny")), "{checkout:?}");
         Ok(())
     });
     let metrics = space.call("orders", "http://127.0.0.1:15021/metrics").unwrap();

@@ -270,7 +270,7 @@ fn pods_without_a_good_sidecar() {
 fn rules_that_are_refused_pending_or_idle() {
     let push = |rule: Value| move |f: &mut Facts| f.rules.as_mut().unwrap().push(rule);
     let good = || json!({"target": {"all": true}, "from": []});
-    let mut refused = rule("bad", good());
+    let mut refused = rule("bad", &good());
     refused["status"]["conditions"][0]["status"] = "False".into();
     refused["status"]["conditions"][0]["message"] = "spec.mode: found enforce".into();
     found(
@@ -280,7 +280,7 @@ fn rules_that_are_refused_pending_or_idle() {
         "refused: shop/bad (spec.mode: found enforce)",
         "kubectl -n shop describe allowrule bad",
     );
-    let mut pending = rule("slow", good());
+    let mut pending = rule("slow", &good());
     pending["status"]["conditions"][1]["status"] = "False".into();
     found(
         "rules.status",
@@ -289,7 +289,7 @@ fn rules_that_are_refused_pending_or_idle() {
         "shop/slow (Programmed is False: well)",
         "kubectl -n shop describe allowrule slow",
     );
-    let mut changed = rule("new", good());
+    let mut changed = rule("new", &good());
     changed["metadata"]["generation"] = 2.into();
     found(
         "rules.status",
@@ -298,7 +298,7 @@ fn rules_that_are_refused_pending_or_idle() {
         "shop/new (the operator has not judged its present form)",
         "describe allowrule new",
     );
-    let target = |target: Value| push(rule("idle", json!({"target": target, "from": []})));
+    let target = |target: Value| push(rule("idle", &json!({"target": target, "from": []})));
     let hint = "kubectl -n shop get pods --show-labels; then kubectl -n shop edit allowrule idle";
     found(
         "rules.targets",
@@ -330,7 +330,7 @@ fn rules_that_are_refused_pending_or_idle() {
         f.rules
             .as_mut()
             .unwrap()
-            .push(rule("idle", json!({"target": {"podSelector": {"matchLabels": {"app": "bare"}}}, "from": []})));
+            .push(rule("idle", &json!({"target": {"podSelector": {"matchLabels": {"app": "bare"}}}, "from": []})));
     };
     found("rules.targets", Sign::Warn, bare, "shop/idle selects 1 pod and none of them has a sidecar", hint);
 }
