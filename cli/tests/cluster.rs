@@ -7,7 +7,7 @@ use std::io::Write as _;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
-const SIDECAR: &str = concat!("docker.io/signet/signet-sidecar:", env!("CARGO_PKG_VERSION"));
+const SIDECAR: &str = concat!("signet/signet-sidecar:", env!("CARGO_PKG_VERSION"));
 
 struct Said {
     code: Option<i32>,
