@@ -104,6 +104,15 @@ pub struct Limits {
     pub failures: Rate,
     /// `watches`: open trust streams; 20000.
     pub watches: usize,
+    /// `watches_per_address`: trust streams of one address; 8 in a cluster where each pod has its own, else 1024.
+    pub watches_per_address: usize,
+    /// `connections`: open connections; 20000.
+    pub connections: usize,
+    /// `connections_per_address`: 64 in a cluster where each pod has its own, else 1024: machines have many workloads, and nodes
+    /// may hide their pods behind their own address.
+    pub connections_per_address: usize,
+    /// `connection_age`: a connection takes no new calls after this long; `10m`. Callers connect again.
+    pub connection_age: Duration,
     /// `answer_time`: how long a request may take, the disk included; `8s`. Then its caller is told to ask again; clients
     /// wait for 15 s.
     pub answer_time: Duration,
@@ -151,7 +160,9 @@ impl Config {
             top.check("control_namespace", fits, "a namespace of a-z A-Z 0-9 . _ -");
         }
         let lifetimes = lifetimes(&mut top.table("lifetimes"));
-        let limits = limits(&mut top.table("limits"));
+        // Where addresses are recorded only, many pods may seem to have the same.
+        let own_addresses = matches!(&kubernetes, Some(Some(k)) if k.peer_address == PeerAddress::Require);
+        let limits = limits(&mut top.table("limits"), own_addresses);
         let log = LogSettings::read(&mut top.table("log"));
         file.finish(|| {
             let state_dir = state_dir?.unwrap_or_else(|| PathBuf::from(DEFAULT_STATE_DIR));
@@ -220,7 +231,7 @@ fn seconds(table: &mut Table<'_>, key: &str, default: Duration) -> Option<Durati
     table.check(key, fits, want).then_some(found)
 }
 
-fn limits(table: &mut Table<'_>) -> Option<Limits> {
+fn limits(table: &mut Table<'_>, own_addresses: bool) -> Option<Limits> {
     let processors = thread::available_parallelism().map_or(2, usize::from).clamp(1, 256);
     let signing = table.ranged("signing", processors, 1..=256);
     let waiting = table.ranged("waiting", 1024_usize, 0..=1_000_000);
@@ -228,6 +239,12 @@ fn limits(table: &mut Table<'_>) -> Option<Limits> {
     let address = rate(table, "per_address", "per_address_burst", Rate { per_second: 200, burst: 1000 });
     let failures = rate(table, "failures", "failures_burst", Rate { per_second: 5, burst: 50 });
     let watches = table.ranged("watches", 20_000_usize, 1..=1_000_000);
+    let shared = if own_addresses { (8, 64) } else { (1024, 1024) };
+    let watches_per_address = table.ranged("watches_per_address", shared.0, 1..=1_000_000_usize);
+    let connections = table.ranged("connections", 20_000_usize, 1..=1_000_000);
+    let connections_per_address = table.ranged("connections_per_address", shared.1, 1..=1_000_000_usize);
+    let connection_age =
+        table.ranged("connection_age", Duration::from_mins(10), Duration::from_secs(1)..=Duration::from_hours(24));
     let answer_time =
         table.ranged("answer_time", Duration::from_secs(8), Duration::from_millis(100)..=Duration::from_secs(9));
     Some(Limits {
@@ -237,6 +254,10 @@ fn limits(table: &mut Table<'_>) -> Option<Limits> {
         address: address?,
         failures: failures?,
         watches: watches?,
+        watches_per_address: watches_per_address?,
+        connections: connections?,
+        connections_per_address: connections_per_address?,
+        connection_age: connection_age?,
         answer_time: answer_time?,
     })
 }

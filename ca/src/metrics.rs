@@ -5,7 +5,7 @@ use prometheus_client::{
     metrics::{
         counter::{ConstCounter, Counter},
         family::Family,
-        gauge::Gauge,
+        gauge::{ConstGauge, Gauge},
         histogram::Histogram,
     },
     registry::Registry,
@@ -48,12 +48,20 @@ impl Collector for Listener {
                 "Connections closed because their address had too many handshakes",
                 &counters.crowded,
             ),
+            (
+                "connections_refused",
+                "Connections closed because their address, or whoever they proved to be, had too many",
+                &counters.refused,
+            ),
+            ("connections_silent", "Connections closed because nothing came from them", &counters.silent),
             ("accept_errors", "Errors of accept, such as no more file descriptors", &counters.accept_errors),
         ];
         for (name, help, count) in table {
             let counter = ConstCounter::new(count.load(Ordering::Relaxed));
             counter.encode(encoder.encode_descriptor(name, help, None, counter.metric_type())?)?;
         }
+        let open = ConstGauge::new(i64::try_from(counters.open.load(Ordering::Relaxed)).unwrap_or(i64::MAX));
+        open.encode(encoder.encode_descriptor("connections_open", "Open connections", None, open.metric_type())?)?;
         Ok(())
     }
 }
@@ -76,6 +84,8 @@ pub struct Metrics {
     pub trust_sequence: Gauge,
     /// Trust streams open.
     pub watches: Gauge,
+    /// Trust streams refused because their address had too many.
+    pub watches_crowded: Counter,
     /// Failures to replace the issuing CA or the CA's own certificate.
     pub renewal_failures: Counter,
 }
@@ -94,6 +104,7 @@ impl Default for Metrics {
         let root_not_after = Gauge::default();
         let trust_sequence = Gauge::default();
         let watches = Gauge::default();
+        let watches_crowded = Counter::default();
         let renewal_failures = Counter::default();
         registry.register("certificates_issued", "Certificates handed out", issued.clone());
         registry.register("requests_refused", "Requests refused, by call and reason", refused.clone());
@@ -104,6 +115,11 @@ impl Default for Metrics {
         registry.register("root_not_after_seconds", "End of the root", root_not_after.clone());
         registry.register("trust_sequence", "Sequence of the published trust state", trust_sequence.clone());
         registry.register("trust_watches", "Trust streams open", watches.clone());
+        registry.register(
+            "trust_watches_crowded",
+            "Trust streams refused because their address had too many",
+            watches_crowded.clone(),
+        );
         registry.register(
             "renewal_failures",
             "Failures to replace the CA's own certificates",
@@ -121,6 +137,7 @@ impl Default for Metrics {
             root_not_after,
             trust_sequence,
             watches,
+            watches_crowded,
             renewal_failures,
         }
     }

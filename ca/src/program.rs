@@ -25,8 +25,9 @@ use crate::{
     trust::Publisher,
 };
 use anyhow::Context;
+use rand::RngExt as _;
 use rustls_pki_types::CertificateDer;
-use signet_enroll::serve_tls;
+use signet_enroll::{places::Counts, serve_tls_with};
 use signet_identity::{Bundle, ClientAuth, Credentials, TrustDomain};
 use signet_proto::ca::certificate_authority_server::CertificateAuthorityServer;
 use std::{io::Write, net::SocketAddr, pin::Pin, sync::Arc, time::Duration};
@@ -111,9 +112,15 @@ pub async fn start_with(config: Config, clock: Clock, journal: Box<dyn Write + S
     let (listener, health) = (bind(config.listen).await?, bind(config.health).await?);
     let (listen, health_address) = (listener.local_addr()?, health.local_addr()?);
     let (stop, stopping) = watch::channel(false);
-    let incoming = serve_tls(listener, &credentials, ClientAuth::None);
-    metrics.watch_listener(incoming.counters());
     let limits = config.limits;
+    let door = signet_enroll::Limits {
+        connections: limits.connections,
+        connections_per_address: limits.connections_per_address,
+        whole_ipv6: config.kubernetes.is_some(),
+        ..signet_enroll::Limits::default()
+    };
+    let incoming = serve_tls_with(listener, &credentials, ClientAuth::None, door);
+    metrics.watch_listener(incoming.counters());
     let service = Service::new(Parts {
         callers,
         issuance: issuance.clone(),
@@ -126,10 +133,12 @@ pub async fn start_with(config: Config, clock: Clock, journal: Box<dyn Write + S
         failures: Buckets::new(limits.failures, BUSY_KEYS),
         by_workload: Buckets::new(limits.workload, BUSY_KEYS),
         watches: Arc::new(tokio::sync::Semaphore::new(limits.watches)),
+        watches_by_address: Counts::new(limits.watches_per_address),
+        connection_age: limits.connection_age,
         answer_time: limits.answer_time,
         stopping: stopping.clone(),
     });
-    let server = tokio::spawn(serve_grpc(incoming, service, stopping));
+    let server = tokio::spawn(serve_grpc(incoming, service, limits.connection_age, stopping));
 
     let mut tasks = JoinSet::new();
     for chore in chores {
@@ -196,13 +205,18 @@ async fn publish_root(
 async fn serve_grpc(
     incoming: signet_enroll::Incoming,
     service: Service,
+    age: Duration,
     mut stopping: watch::Receiver<bool>,
 ) -> Result<(), tonic::transport::Error> {
+    let age = age.mul_f64(rand::rng().random_range(0.8..1.2));
     let (reporter, health) = tonic_health::server::health_reporter();
     reporter.set_serving::<CertificateAuthorityServer<Service>>().await;
     let ca = CertificateAuthorityServer::new(service).max_decoding_message_size(MAX_MESSAGE);
     tonic::transport::Server::builder()
         .timeout(Duration::from_secs(10))
+        // No `max_connection_age_grace`: with it tonic 0.14.9 never says goodbye, but waits for both times and then cuts. Calls
+        // that are open go on to their end, trust streams to their own age. Replicas differ, and connections by their beginning.
+        .max_connection_age(age)
         .max_concurrent_streams(256)
         .http2_keepalive_interval(Some(Duration::from_secs(20)))
         .http2_keepalive_timeout(Some(Duration::from_secs(10)))

@@ -20,6 +20,7 @@ use crate::{
     trust::Publisher,
 };
 use signet_enroll::caller;
+use signet_enroll::places::Counts;
 use signet_identity::WorkloadUid;
 use signet_proto::ca::{
     ChallengeRequest, ChallengeResponse, IssueRequest, IssueResponse, RegisterRequest, RegisterResponse, TrustState,
@@ -67,8 +68,12 @@ pub struct Parts {
     pub failures: Buckets<IpAddr>,
     /// Issuances, by workload.
     pub by_workload: Buckets<WorkloadUid>,
-    /// Open trust streams.
+    /// Open trust streams, and those of one address.
     pub watches: Arc<tokio::sync::Semaphore>,
+    /// See `watches`.
+    pub watches_by_address: Counts<IpAddr>,
+    /// A trust stream ends after twice to three times this long, so that its connection can, which takes no new calls by then.
+    pub connection_age: Duration,
     /// How long a request may take, the disk included.
     pub answer_time: Duration,
     /// Ends the trust streams when the process stops.
@@ -187,9 +192,15 @@ fn peer<T>(request: &Request<T>) -> IpAddr {
     caller(request).map_or(IpAddr::V6(Ipv6Addr::UNSPECIFIED), |caller| caller.remote.ip().to_canonical())
 }
 
-/// The caller's address as a key of buckets.
-fn address<T>(request: &Request<T>) -> IpAddr {
-    address_key(peer(request))
+impl Parts {
+    /// The caller's address as a key of buckets.
+    fn address<T>(&self, request: &Request<T>) -> IpAddr {
+        self.key_of(peer(request))
+    }
+
+    fn key_of(&self, address: IpAddr) -> IpAddr {
+        address_key(address, matches!(self.callers, Callers::Pods(_)))
+    }
 }
 
 #[tonic::async_trait]
@@ -197,25 +208,25 @@ impl CertificateAuthority for Service {
     type WatchTrustStream = watch::Stream;
 
     async fn challenge(&self, request: Request<ChallengeRequest>) -> Result<Response<ChallengeResponse>, Status> {
-        let address = address(&request);
+        let address = self.parts.address(&request);
         self.answer("challenge", address, self.parts.challenge(address))
     }
 
     async fn register(&self, request: Request<RegisterRequest>) -> Result<Response<RegisterResponse>, Status> {
-        let address = address(&request);
+        let address = self.parts.address(&request);
         let outcome = self.parts.in_time(self.parts.clone().register(address, request.into_inner())).await;
         self.answer("register", address, outcome)
     }
 
     async fn issue(&self, request: Request<IssueRequest>) -> Result<Response<IssueResponse>, Status> {
         let peer = peer(&request);
-        let address = address_key(peer);
+        let address = self.parts.key_of(peer);
         let outcome = self.parts.in_time(self.parts.clone().issue(address, peer, request.into_inner())).await;
         self.answer("issue", address, outcome)
     }
 
     async fn watch_trust(&self, request: Request<WatchTrustRequest>) -> Result<Response<watch::Stream>, Status> {
-        let address = address(&request);
+        let address = self.parts.address(&request);
         self.answer("watch_trust", address, watch::open(&self.parts, address))
     }
 }

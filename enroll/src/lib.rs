@@ -2,7 +2,8 @@
 //!
 //! - [`Enroller`] registers this host, or shows this pod's token, obtains and renews its SVID, and follows the trust state into [`Credentials`];
 //! - [`connector`] and [`channel`] dial a server whose exact identity is known, [`serve_tls`] accepts for a gRPC server;
-//! - [`settings`] reads configuration files.
+//! - [`settings`] reads configuration files;
+//! - [`places`] and [`rates`] bound what strangers can hold and cause.
 //!
 //! [`Credentials`]: signet_identity::Credentials
 
@@ -12,7 +13,9 @@ mod connect;
 mod enroller;
 #[cfg(test)]
 mod fake_ca;
+pub mod places;
 mod pod;
+pub mod rates;
 mod schedule;
 mod serve;
 pub mod settings;

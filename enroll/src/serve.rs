@@ -6,21 +6,23 @@
 //!                           └─ ...                                 ┘
 //! ```
 //!
-//! Strangers reach this code: the accept loop survives every error (finding F36), handshakes in progress are bounded in all
-//! and for each address, and one that does not finish in time is dropped.
+//! Strangers reach this code: the accept loop survives every error (finding F36), handshakes in progress and connections are
+//! bounded in all and for each address, a handshake that does not finish in time is dropped, and a connection from which nothing
+//! comes too. Whoever has proved who he is counts by that and no longer by his address, which others may share.
 use crate::escaped;
+use crate::places::{Counted, Counts};
 use signet_identity::{ClientAuth, Credentials, Peer, tls};
-use std::collections::HashMap;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::pin::Pin;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll};
 use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
+use tokio::time::{Instant, Sleep, sleep_until};
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
 use tonic::transport::server::Connected;
@@ -33,12 +35,20 @@ pub(crate) const ALPN: &[&[u8]] = &[b"h2"];
 pub struct Limits {
     /// Handshakes in progress. One that stalls holds about 40 KiB.
     pub handshakes: usize,
-    /// Handshakes in progress from one address (IPv6: from one /64), so that one stranger cannot take them all.
+    /// Handshakes in progress from one address, so that one stranger cannot take them all.
     pub handshakes_per_address: usize,
     /// How long a handshake may take.
     pub handshake_timeout: Duration,
     /// Open connections; more wait in the kernel's queue.
     pub connections: usize,
+    /// Open connections of one address that have not proved who they are.
+    pub connections_per_address: usize,
+    /// Open connections of one peer that has: identity and UID.
+    pub connections_per_peer: usize,
+    /// A connection from which nothing comes for so long is closed. HTTP/2's own pings come more often.
+    pub silence: Duration,
+    /// What one stranger has of IPv6: one address where nobody can choose his own, as in a cluster; else a /64.
+    pub whole_ipv6: bool,
 }
 
 impl Default for Limits {
@@ -48,6 +58,10 @@ impl Default for Limits {
             handshakes_per_address: 256,
             handshake_timeout: Duration::from_secs(10),
             connections: 20_000,
+            connections_per_address: 1024,
+            connections_per_peer: 16,
+            silence: Duration::from_secs(60),
+            whole_ipv6: false,
         }
     }
 }
@@ -63,6 +77,12 @@ pub struct Counters {
     pub timed_out: AtomicU64,
     /// Connections closed unanswered because their address had too many handshakes in progress.
     pub crowded: AtomicU64,
+    /// Connections closed because their address or their peer had too many.
+    pub refused: AtomicU64,
+    /// Connections closed because nothing came from them.
+    pub silent: AtomicU64,
+    /// Connections that are open: the one that goes down, too.
+    pub open: AtomicU64,
     /// Errors of accept itself, such as no more file descriptors.
     pub accept_errors: AtomicU64,
 }
@@ -79,7 +99,43 @@ pub struct Incoming {
 pub struct Connection {
     stream: TlsStream<TcpStream>,
     info: ConnectionInfo,
-    _slot: OwnedSemaphorePermit,
+    silence: Silence,
+    counters: Arc<Counters>,
+    _held: (OwnedSemaphorePermit, Resident),
+}
+
+/// Whom an open connection counts for.
+#[derive(Debug)]
+enum Resident {
+    Stranger(#[allow(dead_code, reason = "held, and given back when dropped")] Counted<IpAddr>),
+    Peer(#[allow(dead_code, reason = "held, and given back when dropped")] Counted<String>),
+}
+
+/// When it last said something.
+#[derive(Debug)]
+struct Silence {
+    longest: Duration,
+    last: Instant,
+    end: Pin<Box<Sleep>>,
+}
+
+impl Silence {
+    fn new(longest: Duration) -> Self {
+        let last = Instant::now();
+        Self { longest, last, end: Box::pin(sleep_until(last + longest)) }
+    }
+
+    /// Ready when it has been silent for too long. The timer is moved when it ends, not at every byte.
+    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        while self.end.as_mut().poll(cx).is_ready() {
+            let end = self.last + self.longest;
+            if end <= Instant::now() {
+                return Poll::Ready(());
+            }
+            self.end.as_mut().reset(end);
+        }
+        Poll::Pending
+    }
 }
 
 /// Who is at the other end. tonic puts it into every request's extensions; see [`caller`].
@@ -117,7 +173,9 @@ pub fn serve_tls_with(
         counters: counters.clone(),
         handshakes: Arc::new(Semaphore::new(limits.handshakes)),
         connections: Arc::new(Semaphore::new(limits.connections)),
-        by_address: Mutex::default(),
+        by_address: Counts::new(limits.handshakes_per_address),
+        open_by_address: Counts::new(limits.connections_per_address),
+        open_by_peer: Counts::new(limits.connections_per_peer),
     });
     tokio::spawn(accept(listener, door, sender));
     Incoming { connections, counters }
@@ -130,7 +188,9 @@ struct Door {
     counters: Arc<Counters>,
     handshakes: Arc<Semaphore>,
     connections: Arc<Semaphore>,
-    by_address: Mutex<HashMap<IpAddr, usize>>,
+    by_address: Counts<IpAddr>,
+    open_by_address: Counts<IpAddr>,
+    open_by_peer: Counts<String>,
 }
 
 async fn accept(listener: TcpListener, door: Arc<Door>, sender: mpsc::Sender<io::Result<Connection>>) {
@@ -152,13 +212,18 @@ async fn accept(listener: TcpListener, door: Arc<Door>, sender: mpsc::Sender<io:
             Ok((stream, remote)) => {
                 pause = Duration::ZERO;
                 let remote = canonical(remote);
-                let Some(guest) = door.let_in(remote.ip()) else {
+                let key = door.limits.key(remote.ip());
+                let Some(guest) = door.by_address.enter(key) else {
                     door.counters.crowded.fetch_add(1, Ordering::Relaxed);
+                    continue;
+                };
+                let Some(stranger) = door.open_by_address.enter(key) else {
+                    door.counters.refused.fetch_add(1, Ordering::Relaxed);
                     continue;
                 };
                 let (door, sender) = (door.clone(), sender.clone());
                 tokio::spawn(async move {
-                    let connection = door.handshake(stream, remote, slot).await;
+                    let connection = door.handshake(stream, remote, slot, stranger).await;
                     drop((guest, handshake));
                     if let Some(connection) = connection {
                         // The server has gone; so does the connection.
@@ -180,7 +245,13 @@ async fn accept(listener: TcpListener, door: Arc<Door>, sender: mpsc::Sender<io:
 }
 
 impl Door {
-    async fn handshake(&self, stream: TcpStream, remote: SocketAddr, slot: OwnedSemaphorePermit) -> Option<Connection> {
+    async fn handshake(
+        &self,
+        stream: TcpStream,
+        remote: SocketAddr,
+        slot: OwnedSemaphorePermit,
+        stranger: Counted<IpAddr>,
+    ) -> Option<Connection> {
         if let Err(error) = set_socket_options(&stream) {
             tracing::debug!(%remote, %error, "socket options were not taken");
         }
@@ -199,7 +270,15 @@ impl Door {
                     ClientAuth::None => None,
                 };
                 self.counters.accepted.fetch_add(1, Ordering::Relaxed);
-                Some(Connection { stream, info: ConnectionInfo { remote, peer }, _slot: slot })
+                let Some(resident) = self.resident(peer.as_deref(), stranger) else {
+                    self.counters.refused.fetch_add(1, Ordering::Relaxed);
+                    tracing::warn!(%remote, "a peer has too many connections");
+                    return None;
+                };
+                self.counters.open.fetch_add(1, Ordering::Relaxed);
+                let info = ConnectionInfo { remote, peer };
+                let silence = Silence::new(self.limits.silence);
+                Some(Connection { stream, info, silence, counters: self.counters.clone(), _held: (slot, resident) })
             }
             Ok(Err(error)) => {
                 self.counters.failed.fetch_add(1, Ordering::Relaxed);
@@ -218,47 +297,26 @@ impl Door {
         }
     }
 
-    /// Counts a handshake for its address until the guest is dropped; nothing when that address has too many.
-    fn let_in(self: &Arc<Self>, address: IpAddr) -> Option<Guest> {
-        let address = network(address);
-        let mut by_address = self.by_address.lock().unwrap_or_else(PoisonError::into_inner);
-        let count = by_address.entry(address).or_default();
-        if *count >= self.limits.handshakes_per_address {
-            return None;
-        }
-        *count += 1;
-        Some(Guest { door: self.clone(), address })
+    /// Whom a connection counts for from now on.
+    fn resident(&self, peer: Option<&Peer>, stranger: Counted<IpAddr>) -> Option<Resident> {
+        let Some(Peer { leaf, .. }) = peer else { return Some(Resident::Stranger(stranger)) };
+        let uid = leaf.uid.as_ref().map(signet_identity::WorkloadUid::as_str).unwrap_or_default();
+        self.open_by_peer.enter(format!("{} {uid}", leaf.id)).map(Resident::Peer)
     }
 }
 
-/// One handshake in progress, counted for its address.
-struct Guest {
-    door: Arc<Door>,
-    address: IpAddr,
-}
-
-impl Drop for Guest {
-    fn drop(&mut self) {
-        let mut by_address = self.door.by_address.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(count) = by_address.get_mut(&self.address) {
-            *count -= 1;
-            if *count == 0 {
-                by_address.remove(&self.address);
-            }
+impl Limits {
+    /// What one stranger has of addresses.
+    fn key(&self, address: IpAddr) -> IpAddr {
+        match address {
+            IpAddr::V6(v6) if !self.whole_ipv6 => IpAddr::V6((u128::from(v6) & !u128::from(u64::MAX)).into()),
+            _ => address,
         }
     }
 }
 
 fn canonical(address: SocketAddr) -> SocketAddr {
     SocketAddr::new(address.ip().to_canonical(), address.port())
-}
-
-/// What one stranger has of addresses: one of IPv4, a /64 of IPv6.
-fn network(address: IpAddr) -> IpAddr {
-    match address {
-        IpAddr::V4(_) => address,
-        IpAddr::V6(v6) => IpAddr::V6((u128::from(v6) & !u128::from(u64::MAX)).into()),
-    }
 }
 
 /// A dead peer is noticed within about 30 s whether it owes an answer or not (design section 4).
@@ -301,9 +359,24 @@ impl Connection {
     }
 }
 
+impl Drop for Connection {
+    fn drop(&mut self) {
+        self.counters.open.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
 impl AsyncRead for Connection {
     fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_read(cx, buf)
+        let read = Pin::new(&mut self.stream).poll_read(cx, buf);
+        if read.is_ready() {
+            self.silence.last = Instant::now();
+            return read;
+        }
+        if self.silence.poll(cx).is_ready() {
+            self.counters.silent.fetch_add(1, Ordering::Relaxed);
+            return Poll::Ready(Err(io::Error::new(io::ErrorKind::TimedOut, "nothing came for too long")));
+        }
+        Poll::Pending
     }
 }
 

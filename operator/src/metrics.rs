@@ -1,6 +1,7 @@
 //! What the operator counts. No label ever takes bytes from a peer: all are words of ours, in the functions below and where
 //! they are called.
 use crate::state::{Outcome, Published};
+use crate::webhook;
 use prometheus_client::encoding::EncodeLabelSet;
 use prometheus_client::encoding::text::encode;
 use prometheus_client::metrics::counter::Counter;
@@ -40,6 +41,8 @@ pub struct Metrics {
     good: Gauge,
     workloads: Gauge,
     svid_not_after: Gauge,
+    /// The injection webhook's.
+    pub webhook: webhook::Metrics,
 }
 
 impl Default for Metrics {
@@ -70,6 +73,7 @@ impl Default for Metrics {
             "When the operator's certificate ends, in seconds since 1970; 0 without one",
             svid_not_after.clone(),
         );
+        let webhook = webhook::Metrics::register(&mut registry);
         Self {
             registry,
             readings,
@@ -84,6 +88,7 @@ impl Default for Metrics {
             good,
             workloads,
             svid_not_after,
+            webhook,
         }
     }
 }
@@ -136,6 +141,12 @@ impl Metrics {
         self.workloads.set(gauge(workloads));
         let not_after = credentials.svid().map_or(0, |svid| svid.not_after());
         self.svid_not_after.set(i64::try_from(not_after).unwrap_or(i64::MAX));
+        self.encoded()
+    }
+
+    /// The same without what is read from elsewhere.
+    pub fn encoded(&self) -> String {
+        self.webhook.catch_up();
         let mut text = String::new();
         match encode(&mut text, &self.registry) {
             Ok(()) => text,

@@ -36,6 +36,7 @@ const LOOKS: Duration = Duration::from_secs(2);
 pub struct Program {
     watch: JoinSet<&'static str>,
     tasks: JoinSet<&'static str>,
+    lease: Option<cluster::lease::Release>,
     stop: oneshot::Sender<()>,
     control: JoinSet<Result<(), tonic::transport::Error>>,
     /// Where sidecars attach.
@@ -73,6 +74,7 @@ impl Program {
                 (Feed::Cluster(Box::new(index), client, cluster, views), published)
             }
         };
+        let webhook_metrics = metrics.webhook.clone();
         let hub = Hub::new(published.clone(), config.limits, metrics.clone());
         let mut pages = Pages {
             own,
@@ -89,6 +91,7 @@ impl Program {
         let (health_address, listen) = (health.local_addr()?, control.local_addr()?);
 
         let mut watch = JoinSet::new();
+        let mut lease = None;
         match source {
             Feed::Files(files, state) => {
                 watch.spawn(async move {
@@ -99,7 +102,9 @@ impl Program {
             }
             Feed::Cluster(index, client, settings, views) => {
                 if let Some(inject) = config.inject {
-                    let webhook = webhook::start(client.clone(), credentials.clone(), inject, &mut watch).await?;
+                    let webhook =
+                        webhook::start(client.clone(), credentials.clone(), inject, webhook_metrics, &mut watch)
+                            .await?;
                     pages.webhook = Some(webhook.ready);
                 }
                 cluster::index::spawn(*index, client.clone(), &settings.sidecar_images, hub.clone(), &mut watch);
@@ -118,7 +123,7 @@ impl Program {
                         credentials,
                         own: identity,
                     };
-                    status.spawn(&mut watch);
+                    lease = Some(status.spawn(&mut watch));
                 } else {
                     tracing::warn!("POD_NAME and POD_IP are not set: this replica writes no status");
                 }
@@ -143,7 +148,7 @@ impl Program {
         // A sender that is dropped stops as well.
         serving.spawn(async move { serve(control, &credentials, hub, async { drop(stopped.await) }).await });
         tracing::info!(%listen, health = %health_address, "serving");
-        Ok(Self { watch, tasks, stop, control: serving, listen, health: health_address })
+        Ok(Self { watch, tasks, lease, stop, control: serving, listen, health: health_address })
     }
 
     /// Resolves when a task has ended that never should: the program must end then, and be started again.
@@ -160,6 +165,14 @@ impl Program {
         // Dropping what is in force ends the streams with a reason.
         self.watch.shutdown().await;
         let _ = self.stop.send(());
+        if let Some(lease) = self.lease {
+            match timeout(GRACE, lease.now()).await {
+                Ok(Ok(())) => {}
+                // It ends by itself.
+                Ok(Err(error)) => tracing::warn!(%error, "the lease could not be given back"),
+                Err(_) => tracing::warn!("the API server does not answer about the lease"),
+            }
+        }
         // Streams that do not end in time end with the process.
         let _ = timeout(GRACE, self.control.join_next()).await;
     }

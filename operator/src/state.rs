@@ -111,7 +111,10 @@ impl State {
 
     /// What must be remembered is on disk before anybody hears of the snapshot: a kill in between loses nothing.
     fn build(&mut self, documents: &crate::documents::Documents, newest: u64) -> Result<(), ApplyError> {
-        let (snapshot, memory) = Snapshot::build(&self.settings, documents, self.store.memory(), newest)?;
+        let (snapshot, memory) = Snapshot::build(&self.settings, documents, self.store.memory(), newest);
+        if let Some(fault) = snapshot.faults().first() {
+            return Err(fault.clone().into());
+        }
         self.store.keep(memory)?;
         self.snapshot.send_replace(Some(Arc::new(snapshot)));
         Ok(())

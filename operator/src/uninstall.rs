@@ -51,7 +51,9 @@ pub fn refusal(pods: &[String]) -> String {
         "{} pods still have a sidecar; without CA and operator their connections last until their certificates end:\n  \
          {named}{more}\n\
          Take them out of the mesh first (remove the label or annotation signet.dev/inject, then restart them), \
-         or uninstall all the same with `helm uninstall --no-hooks`, or after `helm upgrade --reuse-values --set uninstall.force=true`.",
+         or uninstall all the same with `helm uninstall --no-hooks`. Helm has the release down as being uninstalled now: \
+         `helm rollback` to its last revision (`helm history`) makes it a release again, and \
+         `helm upgrade --reuse-values --set uninstall.force=true` lets the next `helm uninstall` go.",
         pods.len()
     )
 }

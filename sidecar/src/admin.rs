@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! admin   127.0.0.1:15020, [::1]:15020    /config /certificates /connections /verdicts /metrics
-//! health  every address, 15021            /healthz /readyz /metrics /app-probe/CONTAINER/KIND (see `replay`)
+//! health  every address, 15021            /healthz /readyz /metrics /app-probe/KEY/CONTAINER/KIND (see `replay`)
 //! ```
 //!
 //! There is no verb that changes anything (F13): every method but GET is refused with 405. Runs on the control thread, with

@@ -36,6 +36,8 @@ const FORGET_UNKNOWN: Duration = Duration::from_mins(1);
 const FORGET: Duration = Duration::from_hours(36);
 /// Destinations that came are stored at once, and at most this often; a configuration always at once.
 const SAVE: Duration = Duration::from_secs(1);
+/// What the operator hears who may send the ranges alone.
+const RANGES: &str = "ranges";
 /// Largest message taken from the operator. A configuration of 100,000 rules is about 12 MB.
 const LARGEST_MESSAGE: usize = 32 << 20;
 
@@ -160,6 +162,14 @@ impl Held {
         self.unsaved = true;
     }
 
+    /// The configuration that is held, with other ranges; the version of what was offered when it is for another one.
+    fn with_ranges(&self, ranges: wire::Ranges) -> Result<wire::Config, Option<wire::Version>> {
+        let held = self.config.as_ref();
+        let base = held.filter(|held| held.version.as_ref().is_some_and(|version| version.digest == ranges.base));
+        let Some(base) = base else { return Err(ranges.version) };
+        Ok(wire::Config { version: ranges.version, mesh_ranges: ranges.mesh_ranges, ..base.clone() })
+    }
+
     /// Takes news of what is still followed, all or none of it.
     fn learn(&mut self, mut news: wire::Destinations, view: &View) -> Result<(), view::ViewError> {
         for destination in &news.destinations {
@@ -240,7 +250,7 @@ impl Control {
         let (up, outgoing) = mpsc::channel(64);
         let hello = wire::Hello {
             program_version: env!("CARGO_PKG_VERSION").into(),
-            features: FEATURES.iter().map(ToString::to_string).collect(),
+            features: FEATURES.iter().chain(&[RANGES]).map(ToString::to_string).collect(),
             held: held.config.as_ref().and_then(|c| c.version.clone()),
             wanted: held.wanted.iter().map(|a| view::octets(*a)).collect(),
         };
@@ -256,7 +266,7 @@ impl Control {
                 message = news.message() => {
                     let Some(message) = message? else { return Ok(()) };
                     *pause = FIRST_PAUSE;
-                    let is_config = matches!(message.kind, Some(down::Kind::Config(_)));
+                    let is_config = matches!(message.kind, Some(down::Kind::Config(_) | down::Kind::Ranges(_)));
                     self.take(message, held, &up).await?;
                     if is_config {
                         self.save_if_changed(uid, held);
@@ -295,28 +305,15 @@ impl Control {
         up: &mpsc::Sender<wire::Up>,
     ) -> Result<(), ControlError> {
         match message.kind {
-            Some(down::Kind::Config(config)) => {
-                let error = match self.view.apply(&config) {
-                    Ok(()) => {
-                        tracing::info!(
-                            revision = config.version.as_ref().map_or(0, |v| v.revision),
-                            rules = config.rules.len(),
-                            "configuration applied"
-                        );
-                        String::new()
-                    }
-                    Err(error) => {
-                        tracing::error!(%error, "the operator's configuration was refused whole; the last one stays in force");
-                        error.to_string()
-                    }
-                };
-                let version = config.version.clone();
-                if error.is_empty() {
-                    held.config = Some(config);
-                    held.unsaved = true;
+            Some(down::Kind::Config(config)) => self.put_in_force(config, held, up).await,
+            Some(down::Kind::Ranges(ranges)) => match held.with_ranges(ranges) {
+                Ok(config) => self.put_in_force(config, held, up).await,
+                Err(version) => {
+                    tracing::error!("the operator's ranges are for another configuration than the one in force");
+                    let error = "they are for another configuration than the one in force".into();
+                    say(up, up::Kind::Ack(wire::Ack { version, error })).await
                 }
-                say(up, up::Kind::Ack(wire::Ack { version, error })).await
-            }
+            },
             Some(down::Kind::Destinations(news)) => {
                 if let Err(error) = held.learn(news, &self.view) {
                     tracing::error!(%error, "the operator's destinations were refused whole");
@@ -326,6 +323,34 @@ impl Control {
             // A message that a newer operator may send and that this sidecar does not know changes nothing.
             None => Ok(()),
         }
+    }
+
+    async fn put_in_force(
+        &self,
+        config: wire::Config,
+        held: &mut Held,
+        up: &mpsc::Sender<wire::Up>,
+    ) -> Result<(), ControlError> {
+        let error = match self.view.apply(&config) {
+            Ok(()) => {
+                tracing::info!(
+                    revision = config.version.as_ref().map_or(0, |v| v.revision),
+                    rules = config.rules.len(),
+                    "configuration applied"
+                );
+                String::new()
+            }
+            Err(error) => {
+                tracing::error!(%error, "the operator's configuration was refused whole; the last one stays in force");
+                error.to_string()
+            }
+        };
+        let version = config.version.clone();
+        if error.is_empty() {
+            held.config = Some(config);
+            held.unsaved = true;
+        }
+        say(up, up::Kind::Ack(wire::Ack { version, error })).await
     }
 
     fn save_if_changed(&self, uid: &str, held: &mut Held) {

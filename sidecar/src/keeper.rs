@@ -5,7 +5,7 @@ use crate::live::{CutReason, Direction, Live, Tunnel};
 use crate::path::Target;
 use crate::proof;
 use crate::shared::Shared;
-use crate::view::Named;
+use crate::view::{Named, State, View};
 use signet_identity::{SpiffeId, Trust, WorkloadUid};
 use signet_policy::Decision;
 use std::collections::HashMap;
@@ -84,14 +84,14 @@ fn judge_connections(shared: &Shared) {
     let state = shared.view.state();
     for live in shared.live.connections() {
         let below = live.tunnel.as_ref().and_then(|tunnel| tunnel.cut.thrown());
-        let reason = below.or_else(|| state.as_ref().and_then(|state| connection_verdict(&live, state)));
+        let reason = below.or_else(|| state.as_ref().and_then(|state| connection_verdict(&live, state, &shared.view)));
         if let Some(reason) = reason {
             live.cut.throw(reason);
         }
     }
 }
 
-fn connection_verdict(live: &Live, state: &crate::view::State) -> Option<CutReason> {
+fn connection_verdict(live: &Live, state: &State, view: &View) -> Option<CutReason> {
     match live.direction {
         Direction::Inbound => {
             let verdict = state.table.judge(&live.caller(), live.destination.port());
@@ -102,9 +102,20 @@ fn connection_verdict(live: &Live, state: &crate::view::State) -> Option<CutReas
         Direction::Outbound => {
             let denied = |to| state.egress.judge(to) == Decision::Deny;
             let gone = denied(live.destination) || live.endpoint.is_some_and(denied);
-            gone.then_some(CutReason::EgressGone)
+            let meshed = || is_meshed_now(live.endpoint.unwrap_or(live.destination), state, view);
+            gone.then_some(CutReason::EgressGone).or_else(|| meshed().then_some(CutReason::MeshedNow))
         }
     }
+}
+
+/// Whether a sidecar has come to be known at what is open in plaintext. Asks about what has come into the mesh's ranges since;
+/// the answer is found at the next look. An open connection keeps its address among those that are followed.
+fn is_meshed_now(endpoint: SocketAddr, state: &State, view: &View) -> bool {
+    let known = view.destination(endpoint.ip());
+    if known.is_none() && state.may_be_meshed(endpoint.ip()) {
+        view.ask(endpoint.ip());
+    }
+    known.is_some_and(|destination| destination.is_meshed(endpoint.port()))
 }
 
 /// Who proves: an address alone is not enough, a new workload may have taken it over.

@@ -35,6 +35,8 @@ pub enum CutReason {
     TooOld = 6,
     /// The connection below broke.
     TunnelGone = 7,
+    /// It went out in plaintext, and now a sidecar is known to be there.
+    MeshedNow = 8,
 }
 
 /// What a called sidecar says when it resets a pooled stream because it cut the connection: an error code of HTTP/2 that is
@@ -43,7 +45,7 @@ const SAID: u32 = 0x5349_4700;
 
 impl CutReason {
     /// Every reason, by its number.
-    const ALL: [Self; 7] = [
+    const ALL: [Self; 8] = [
         Self::RuleGone,
         Self::TrustGone,
         Self::NotProvedAgain,
@@ -51,6 +53,7 @@ impl CutReason {
         Self::Drained,
         Self::TooOld,
         Self::TunnelGone,
+        Self::MeshedNow,
     ];
 
     /// As an error code of HTTP/2.
@@ -73,6 +76,7 @@ impl CutReason {
             Self::Drained => "cut_drained",
             Self::TooOld => "cut_too_old",
             Self::TunnelGone => "cut_tunnel_gone",
+            Self::MeshedNow => "cut_meshed_now",
         }
     }
 }
@@ -87,6 +91,7 @@ impl std::fmt::Display for CutReason {
             Self::Drained => "the sidecar stopped and the grace is over",
             Self::TooOld => "the peer cannot prove itself again and the tunnel reached its greatest age",
             Self::TunnelGone => "the tunnel below it broke",
+            Self::MeshedNow => "the destination is in the mesh now, and is not called in plaintext",
         })
     }
 }

@@ -57,12 +57,12 @@ pub struct Facts {
     pub framing: Option<Framing>,
 }
 
-impl Record {
-    /// For a connection that was just accepted.
-    pub fn new(shared: &Arc<Shared>, direction: Direction, source: SocketAddr) -> Self {
-        let facts = Box::new(Facts {
+impl Facts {
+    /// Nothing is known yet but who we are.
+    pub fn new(direction: Direction, shared: &Shared) -> Self {
+        Self {
             direction,
-            source: crate::path::canonical(source),
+            source: SocketAddr::new(IpAddr::V4(Ipv4Addr::UNSPECIFIED), 0),
             destination: None,
             endpoint: None,
             own: shared.credentials.svid().map(|svid| svid.id().clone()),
@@ -76,7 +76,14 @@ impl Record {
             duration: Duration::ZERO,
             group: None,
             framing: None,
-        });
+        }
+    }
+}
+
+impl Record {
+    /// For a connection that was just accepted.
+    pub fn new(shared: &Arc<Shared>, direction: Direction, source: SocketAddr) -> Self {
+        let facts = Box::new(Facts { source: crate::path::canonical(source), ..Facts::new(direction, shared) });
         Self { shared: shared.clone(), started: Instant::now(), facts, written: false }
     }
 

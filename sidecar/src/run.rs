@@ -58,7 +58,7 @@ pub fn run(config: &Config) -> anyhow::Result<()> {
     let shared = Shared::new(settings(config), credentials.clone(), view.clone(), sources, reporter.clone());
     let operator = SpiffeId::workload(&config.ca.trust_domain, &config.ca.control_namespace, "signet-operator")
         .context("the operator's identity")?;
-    let replay = replay(config)?;
+    let (replay, node) = (replay(config)?, node()?);
     let store = Store::new(runtime_dir);
     let connected = Arc::new(AtomicBool::new(false));
     let control = Control {
@@ -85,6 +85,7 @@ pub fn run(config: &Config) -> anyhow::Result<()> {
             operator_connected: connected,
             readiness: shared.readiness.clone(),
             replay,
+            node,
         });
         let loopback = [Ipv4Addr::LOCALHOST.into(), Ipv6Addr::LOCALHOST.into()];
         tokio::spawn(admin::serve(Door::Admin, doors(&loopback, config.ports.admin)?, source.clone()));
@@ -124,17 +125,29 @@ pub fn run(config: &Config) -> anyhow::Result<()> {
 
 /// In a pod, what injection declared in the environment; elsewhere nothing.
 fn replay(config: &Config) -> anyhow::Result<Option<Replay>> {
-    let variable = |name: &str| match std::env::var(name) {
-        Ok(text) => Ok(text),
-        Err(std::env::VarError::NotPresent) => Ok(String::new()),
-        Err(error) => Err(error).context(name.to_owned()),
-    };
     let (probes, addresses) = (variable("SIGNET_PROBES")?, variable("SIGNET_POD_IPS")?);
     if probes.is_empty() {
         return Ok(None);
     }
-    let declared = Declared::read(&probes, &addresses, &config.ports.all())?;
+    let declared = Declared::read(&probes, &variable("SIGNET_PROBE_KEY")?, &addresses, &config.ports.all())?;
     Ok(Some(Replay::new(declared, Sources::new(capture::sources(config.capture.source_addresses)))))
+}
+
+/// The node's own addresses, where the environment names them.
+fn node() -> anyhow::Result<Vec<IpAddr>> {
+    let addresses = variable("SIGNET_HOST_IPS")?;
+    let parts = addresses.split(',').map(str::trim).filter(|part| !part.is_empty());
+    let parse = |part: &str| part.parse::<IpAddr>().with_context(|| format!("SIGNET_HOST_IPS: {part:?} is no address"));
+    parts.map(|part| Ok(parse(part)?.to_canonical())).collect()
+}
+
+/// A variable of the environment; empty when it is not set.
+fn variable(name: &str) -> anyhow::Result<String> {
+    match std::env::var(name) {
+        Ok(text) => Ok(text),
+        Err(std::env::VarError::NotPresent) => Ok(String::new()),
+        Err(error) => Err(error).context(name.to_owned()),
+    }
 }
 
 /// Notes the first certificate and the first configuration.

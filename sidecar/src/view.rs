@@ -8,7 +8,8 @@ use signet_policy::{
 };
 use signet_proto::control as wire;
 use std::collections::{HashMap, HashSet};
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::ops::RangeInclusive;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::Duration;
@@ -267,7 +268,49 @@ impl State {
     }
 }
 
+/// Where a port of a destination leads.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Way {
+    /// To one of these.
+    To(Vec<Endpoint>),
+    /// It is a Service, and has no such port.
+    NoSuchPort,
+    /// Nobody knows yet: inside the mesh's ranges it is not called.
+    Unknown,
+}
+
+/// The ports of nodes that a cluster gives to Services, unless its API server was told otherwise: the operator lists every one
+/// that it knows, so that another of them may lead into the mesh.
+const NODE_PORTS: RangeInclusive<u16> = 30_000..=32_767;
+
 impl Destination {
+    /// Where what was called leads, when its address is this destination.
+    pub fn way(&self, to: SocketAddr) -> Way {
+        let one = |address, peer| Way::To(vec![Endpoint { address, port: to.port(), peer }]);
+        match self {
+            Self::Unknown => Way::Unknown,
+            Self::Unmeshed => one(to.ip(), None),
+            Self::Workload(endpoint) => one(endpoint.address, endpoint.peer.clone()),
+            Self::Service(ports) => ports.get(&to.port()).cloned().map_or(Way::NoSuchPort, Way::To),
+            Self::Node(ports) => match ports.get(&to.port()) {
+                Some(endpoints) => Way::To(endpoints.clone()),
+                None if NODE_PORTS.contains(&to.port()) => Way::Unknown,
+                None => one(to.ip(), None),
+            },
+        }
+    }
+
+    /// Whether a sidecar is behind this port, so that it must not be called in plaintext.
+    pub fn is_meshed(&self, port: u16) -> bool {
+        match self {
+            Self::Unknown | Self::Unmeshed => false,
+            Self::Workload(endpoint) => endpoint.peer.is_some(),
+            Self::Service(ports) | Self::Node(ports) => {
+                ports.get(&port).is_some_and(|endpoints| endpoints.iter().any(|endpoint| endpoint.peer.is_some()))
+            }
+        }
+    }
+
     fn read(from: &wire::Destination) -> Result<Self, ViewError> {
         Ok(match from.kind() {
             wire::Kind::Unspecified | wire::Kind::Unknown => Self::Unknown,

@@ -76,6 +76,15 @@ for rules in ("10", "100000"):
 for key, what, goal in (("start_ms", "start to first proxied byte, local CA, ms", "15"), ("certificates_s", "certificates a second over gRPC", "5,000")):
     for value in re.findall(rf"^{key}=(\S+)", extra, re.M):
         print(f"| {what} | {value} | {goal} |")
+for key, what, goal in (
+    ("scale_start_s", "operator's start until its index is built, s", ""),
+    ("scale_attach_s", "all attach at once, s", "10"),
+    ("scale_rule_p99_ms", "changed rule to enforcement, p99 ms", "1,000"),
+    ("scale_reconnect_s", "all are cut and served again, s", "10"),
+    ("scale_memory_mb", "operator's resident MB, the most ever", "1,000"),
+):
+    for value, note in re.findall(rf"^{key}=(\S+)(?: \((.*)\))?", extra, re.M):
+        print(f"| 10,000 pods, 1,000 Services, 1,000 rules: {what} | {value}{' (' + note + ')' if note else ''} | {goal} |")
 for name in ("signet-sidecar", "signet-ca", "signet-operator", "signet"):
     path = os.path.join(programs, name)
     if os.path.exists(path):

@@ -9,6 +9,7 @@
 //! space.apply("apiVersion: v1\nkind: Pod\n...");
 //! space.ready("pod/orders");
 //! ```
+mod inside;
 mod lifecycle;
 mod space;
 
@@ -157,21 +158,28 @@ impl Cluster {
     /// Installs Signet with the chart, once for each cluster; `values` are Helm's `--set` arguments, of the first caller.
     #[track_caller]
     pub fn install(&self, values: &[&str]) {
-        let install = || {
-            let chart = Path::new(env!("CARGO_MANIFEST_DIR")).join("../charts/signet");
-            let chart = chart.to_string_lossy();
-            let base =
-                ["install", "signet", &*chart, "-n", SYSTEM, "--create-namespace", "--wait", "--timeout", "180s"];
-            let values = values.iter().flat_map(|value| ["--set", value]);
-            let arguments: Vec<&str> = base.into_iter().chain(values).collect();
-            self.helm(&arguments).map(drop).map_err(|error| {
-                let system = std::mem::ManuallyDrop::new(Space { cluster: self, name: SYSTEM.to_owned() });
-                format!("{error:#}\n{}", system.describe())
-            })
-        };
+        let install = || self.install_again(values).map_err(|error| format!("{error:#}"));
         if let Err(error) = self.installed.get_or_init(install) {
             panic!("{error}");
         }
+    }
+
+    /// The same, whether it was installed before or not: for tests that took it away.
+    pub fn install_again(&self, values: &[&str]) -> anyhow::Result<()> {
+        let chart = chart();
+        let chart = chart.to_string_lossy();
+        let base = ["install", "signet", &*chart, "-n", SYSTEM, "--create-namespace", "--wait", "--timeout", "180s"];
+        let values = values.iter().flat_map(|value| ["--set", value]);
+        let arguments: Vec<&str> = base.into_iter().chain(values).collect();
+        self.helm(&arguments).map(drop).map_err(|error| {
+            let system = self.system();
+            error.context(system.describe())
+        })
+    }
+
+    /// The namespace that Signet is installed in; it stays when this is dropped.
+    pub fn system(&self) -> std::mem::ManuallyDrop<Space<'_>> {
+        std::mem::ManuallyDrop::new(Space { cluster: self, name: SYSTEM.to_owned() })
     }
 
     /// Loads image tars into every node.
@@ -208,6 +216,16 @@ impl Cluster {
     pub fn node(&self, number: u8) -> Namespace {
         Namespace::existing(&format!("{}-n{number}", self.name), Ipv4Addr::new(10, 89, 0, 10 + number))
     }
+}
+
+/// The chart that is installed.
+pub fn chart() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../charts/signet")
+}
+
+/// What the chart calls the image of one of our programs.
+fn reference(program: &str) -> String {
+    format!("docker.io/signet/{program}:{}", env!("CARGO_PKG_VERSION"))
 }
 
 /// What a program said on its standard output, if it ended well.

@@ -42,6 +42,7 @@ impl Job {
             ["pause"] => Ok(Self::Pause),
             ["http", port] => serving(port, serve::Protocol::Http("hello".into())),
             ["http", port, words] => serving(port, serve::Protocol::Http((*words).into())),
+            ["https", port] => serving(port, serve::Protocol::Https("hello".into())),
             ["first", port, words] => serving(port, serve::Protocol::First((*words).into())),
             ["echo", port] => serving(port, serve::Protocol::Echo),
             ["grpc", port] => serving(port, serve::Protocol::GrpcHealth),

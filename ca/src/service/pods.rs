@@ -48,6 +48,13 @@ struct Known {
     attestor: &'static str,
 }
 
+/// A renewal that is asked for.
+enum Renewal {
+    Claimed(renewal::Claim),
+    /// Whose it is has been proved, and the nonce is spent.
+    Proved(SpiffeId, Seen),
+}
+
 impl Pods {
     /// Signs a leaf for a pod; gives it with the receipt for its next renewal.
     pub(super) async fn issue(
@@ -61,10 +68,26 @@ impl Pods {
         let claim = kubernetes::Claim::read(proof)?;
         let renewal = renewal.map(renewal::Claim::read).transpose()?;
         let running = parts.clock.running();
-        parts.failures.peek(&asked.address, running)?;
-        parts.by_address.take(&asked.address, running)?;
-        self.by_token.take(&claim.key(), running)?;
         let now = parts.clock.seconds();
+        // What others did from the same address (of a node that hides its pods behind its own) is no reason to refuse who holds
+        // the key of a valid certificate: that is charged to the workload.
+        let crowded = parts.failures.peek(&asked.address, running);
+        let crowded = crowded.and_then(|()| parts.by_address.take(&asked.address, running)).err();
+        let renewal = match (crowded, renewal) {
+            (None, claimed) => claimed.map(Renewal::Claimed),
+            (Some(busy), None) => return Err(busy.into()),
+            (Some(busy), Some(claimed)) => {
+                // Whoever proves nothing is told what he would be told without a proof.
+                let (id, seen) = self.verify(parts, claimed, &asked, now).await.map_err(|_| busy)?;
+                parts.by_workload.take(&seen.uid, running)?;
+                Some(Renewal::Proved(id, seen))
+            }
+        };
+        let charged = match &renewal {
+            Some(Renewal::Proved(_, seen)) => Some(seen.uid.clone()),
+            _ => None,
+        };
+        self.by_token.take(&claim.key(), running)?;
         let known = match self.attestor.attest(&claim, peer, now).await {
             Ok(seen) => {
                 let id = SpiffeId::workload(&self.trust_domain, &seen.namespace, &seen.service_account)
@@ -75,7 +98,9 @@ impl Pods {
         };
         let receipt = self.receipts.seal(&known.seen).map_err(|error| Refusal::Internal(error.into()))?;
         // The caller is known: whatever it costs from here on is charged to its own bucket.
-        parts.by_workload.take(&known.seen.uid, running)?;
+        if charged.as_ref() != Some(&known.seen.uid) {
+            parts.by_workload.take(&known.seen.uid, running)?;
+        }
         let ticket = parts.issuance.prepare().await?;
         let held = parts.held(&known.seen.uid, asked.held);
         let Known { id, seen, attestor } = known;
@@ -97,7 +122,7 @@ impl Pods {
         &self,
         parts: &Arc<Parts>,
         reason: NotAttested,
-        renewal: Option<renewal::Claim>,
+        renewal: Option<Renewal>,
         peer: IpAddr,
         asked: &Asked,
         now: u64,
@@ -106,20 +131,13 @@ impl Pods {
         let Some(renewal) = renewal.filter(|_| may_renew) else {
             return Err(charged(parts, asked.address, reason.into()));
         };
-        let running = parts.clock.running();
-        parts.nonces.check(renewal.nonce(), running).map_err(|_| Refusal::Nonce)?;
-        let (at_bench, receipts, trust, csr) =
-            (parts.clone(), self.receipts.clone(), self.credentials.trust(), asked.csr.clone());
-        let trust_domain = self.trust_domain.clone();
-        let verified = parts
-            .bench
-            .run(move || {
-                let known = renewal.verify(&receipts, &trust, &trust_domain, &csr, now)?;
-                at_bench.nonces.spend(renewal.nonce(), running).map_err(|_| Refusal::Nonce)?;
-                Ok(known)
-            })
-            .await?;
-        let (id, seen) = verified.map_err(|refusal| charged(parts, asked.address, refusal))?;
+        let (id, seen) = match renewal {
+            Renewal::Proved(id, seen) => (id, seen),
+            Renewal::Claimed(claimed) => self
+                .verify(parts, claimed, asked, now)
+                .await
+                .map_err(|refusal| charged(parts, asked.address, refusal))?,
+        };
         self.attestor.address(&seen, peer)?;
         match reason {
             NotAttested::Away(error) => {
@@ -130,6 +148,27 @@ impl Pods {
             reason => return Err(charged(parts, asked.address, reason.into())),
         }
         Ok(Known { id, seen, attestor: renewal::NAME })
+    }
+
+    /// Whose certificate is renewed, by the caller's proof that it holds its key. Spends the nonce.
+    async fn verify(
+        &self,
+        parts: &Arc<Parts>,
+        renewal: renewal::Claim,
+        asked: &Asked,
+        now: u64,
+    ) -> Result<(SpiffeId, Seen), Refusal> {
+        let running = parts.clock.running();
+        parts.nonces.check(renewal.nonce(), running).map_err(|_| Refusal::Nonce)?;
+        let (at_bench, receipts, trust, csr) =
+            (parts.clone(), self.receipts.clone(), self.credentials.trust(), asked.csr.clone());
+        let trust_domain = self.trust_domain.clone();
+        let verify = move || {
+            let known = renewal.verify(&receipts, &trust, &trust_domain, &csr, now)?;
+            at_bench.nonces.spend(renewal.nonce(), running).map_err(|_| Refusal::Nonce)?;
+            Ok(known)
+        };
+        parts.bench.run(verify).await?
     }
 }
 

@@ -1,9 +1,15 @@
 //! Rates and bounds, over the wire.
 use crate::support::{CHECKOUT, ORDERS, TestCa, nonce};
+use crate::surface::get;
 use signet_proto::ca::{ChallengeRequest, WatchTrustRequest};
 use std::time::Duration;
 use tokio::time::Instant;
 use tonic::Code;
+
+async fn metrics(ca: &TestCa) -> String {
+    let health = ca.running.health;
+    tokio::task::spawn_blocking(move || get(health, "/metrics")).await.unwrap()
+}
 
 #[tokio::test(flavor = "multi_thread")]
 async fn f12_a_workload_that_asks_a_thousand_times_does_not_starve_another() {
@@ -123,5 +129,55 @@ async fn f18_a_message_beyond_the_limit_is_refused() {
     let request =
         signet_proto::ca::RegisterRequest { join_token: "t".repeat(40 * 1024), host_public_key: vec![], proof: vec![] };
     assert_eq!(client.register(request).await.unwrap_err().code(), Code::OutOfRange);
+    ca.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn one_address_has_its_own_few_trust_streams_and_connections() {
+    let ca = TestCa::start_with("[limits]\nwatches_per_address = 2\nconnections_per_address = 3\n").await;
+    let mut client = ca.client();
+    let watch = WatchTrustRequest { sequence_held: 0 };
+    let mut held = vec![client.watch_trust(watch).await.unwrap(), client.watch_trust(watch).await.unwrap()];
+    let status = client.watch_trust(watch).await.unwrap_err();
+    assert_eq!(status.code(), Code::ResourceExhausted, "{status}");
+    assert!(status.metadata().contains_key("retry-after-ms"));
+    let mut others: Vec<_> = (0..2).map(|_| ca.client()).collect();
+    for other in &mut others {
+        other.challenge(ChallengeRequest {}).await.unwrap();
+    }
+    assert!(ca.client().challenge(ChallengeRequest {}).await.is_err(), "a fourth connection");
+    client.challenge(ChallengeRequest {}).await.expect("who is in stays in");
+    let shown = metrics(&ca).await;
+    for (name, least) in [("signet_ca_trust_watches_crowded_total", 1), ("signet_ca_connections_refused_total", 1)] {
+        let line = shown.lines().find(|line| line.starts_with(name)).unwrap_or_else(|| panic!("no {name}: {shown}"));
+        let count: u64 = line.rsplit(' ').next().unwrap().parse().unwrap();
+        assert!(count >= least, "{line}");
+    }
+    assert!(shown.contains("signet_ca_connections_open 3\n"), "{shown}");
+    held.clear();
+    ca.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_connection_that_is_old_takes_no_new_calls_and_nobody_notices() {
+    let ca = TestCa::start_with("[limits]\nconnection_age = \"1s\"\n").await;
+    let host = ca.joined(ORDERS, "orders-1").await;
+    let mut client = ca.client();
+    let accepted = async || {
+        let shown = metrics(&ca).await;
+        let line =
+            shown.lines().find(|line| line.starts_with("signet_ca_handshakes_accepted_total ")).unwrap().to_owned();
+        line.rsplit(' ').next().unwrap().parse::<u64>().unwrap()
+    };
+    let before = accepted().await;
+    // Until it has had to connect again twice, without one call that failed.
+    while accepted().await < before + 3 {
+        host.issue(&mut client).await.expect("a renewal at any moment");
+        tokio::time::sleep(Duration::from_millis(210)).await;
+    }
+    // A stream is not cut with its connection's age; it ends by itself, later.
+    let mut stream = client.watch_trust(WatchTrustRequest { sequence_held: 0 }).await.unwrap().into_inner();
+    stream.message().await.unwrap().expect("the newest state");
+    assert!(stream.message().await.expect("an end, and no error").is_none());
     ca.stop().await;
 }

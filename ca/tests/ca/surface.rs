@@ -20,7 +20,7 @@ fn plain(address: SocketAddr, bytes: &[u8]) -> Vec<u8> {
     answer
 }
 
-fn get(address: SocketAddr, path: &str) -> String {
+pub(crate) fn get(address: SocketAddr, path: &str) -> String {
     String::from_utf8(plain(address, format!("GET {path} HTTP/1.1\r\nhost: ca\r\n\r\n").as_bytes())).unwrap()
 }
 

@@ -1,6 +1,6 @@
 //! Who gets a certificate, and who is refused.
 use crate::{
-    support::{csr_with, nonce},
+    support::{Client, csr_with, nonce},
     world::{Ca, TRUST_DOMAIN, World, ask, eventually, obtain, proof, renew, request, request_for, within},
 };
 use k8s_openapi::api::core::v1::ServiceAccount;
@@ -144,6 +144,42 @@ async fn an_address_that_is_rewritten_is_only_recorded_where_that_is_set() {
     let lines = ca.lines.parsed();
     let line = lines.iter().find(|line| line["serial"] == hex(held.svid.serial())).unwrap();
     assert_eq!(line["peer"], "127.0.0.1");
+    ca.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn f12_what_a_neighbour_failed_to_prove_blocks_no_renewal() {
+    let Some(server) = shared().await else { return };
+    let world = World::new(server).await;
+    // A node that hides its pods behind its own address: all of them share their bucket of failures.
+    let limits = "[limits]\nfailures = 1\nfailures_burst = 3\n";
+    let ca = world.ca_with("ca-1", limits, "peer_address = \"record\"").await.unwrap();
+    let mut client = ca.client();
+    let pod = world.pod("orders-1").await;
+    let token = world.token(&pod).await;
+    let held = obtain(&mut client, &token).await.unwrap();
+    let wrong = pod_token(&world.client, &pod, "another-audience").await;
+    let exhaust = async |client: &mut Client| {
+        for _ in 0..1000 {
+            if ask(client, &wrong).await.unwrap_err().code() == Code::ResourceExhausted {
+                return;
+            }
+        }
+        panic!("failures are not bounded");
+    };
+    exhaust(&mut client).await;
+    renew(&mut client, &token, &held).await.expect("who holds the key of a valid certificate is not a neighbour");
+    // Whoever proves nothing waits, whatever he sends as a proof.
+    exhaust(&mut client).await;
+    let csr = request_for(&PrivateKey::generate().unwrap());
+    let fresh = nonce(&mut client).await.unwrap();
+    let mut forged = proof(&held, &held.receipt, &fresh, &csr);
+    forged.signature = proof(&held, &[], &fresh, b"another").signature;
+    exhaust(&mut client).await;
+    let asked = client.issue(IssueRequest { renewal: Some(forged), ..request(&wrong, csr) }).await;
+    // Too often, or, if the bucket has one again by now, not proved.
+    let code = asked.unwrap_err().code();
+    assert!(matches!(code, Code::ResourceExhausted | Code::PermissionDenied), "{code:?}");
     ca.stop().await;
 }
 
@@ -291,10 +327,9 @@ async fn machines_are_told_what_is_right_in_a_cluster() {
 async fn f12_one_workload_that_asks_without_end_does_not_starve_another() {
     let Some(server) = shared().await else { return };
     let world = World::new(server).await;
-    let ca = world
-        .ca_with("ca-1", "[limits]\nper_workload_burst = 10\nper_address_burst = 5000\nper_address = 5000", "")
-        .await
-        .unwrap();
+    // Both pods have this machine's address: nothing but the workload's own bounds may count.
+    let limits = "[limits]\nper_workload_burst = 10\nper_address_burst = 5000\nper_address = 5000\nconnections_per_address = 1000";
+    let ca = world.ca_with("ca-1", limits, "").await.unwrap();
     let (greedy, modest) =
         (world.token(&world.pod("greedy").await).await, world.token(&world.pod("modest").await).await);
     let flood: Vec<_> = (0..200)

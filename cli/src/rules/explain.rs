@@ -180,7 +180,11 @@ fn snapshot(arguments: &Explain, trust_domain: &TrustDomain, reading: &Reading) 
         inbound: arguments.default_posture,
         egress: Egress { default: Decision::Allow, exceptions: Vec::new() },
     };
-    Ok(Snapshot::build(&settings, &reading.documents, &Memory::default(), 1)?.0)
+    let (snapshot, _) = Snapshot::build(&settings, &reading.documents, &Memory::default(), 1);
+    match snapshot.faults().first() {
+        Some(fault) => Err(fault.clone().into()),
+        None => Ok(snapshot),
+    }
 }
 
 fn unknown(key: &Key, snapshot: &Snapshot) -> String {

@@ -203,9 +203,74 @@ async fn f17_tls_1_2_is_refused() {
 }
 
 #[test]
-fn a_stranger_has_a_whole_ipv6_network() {
-    let network_of = |text: &str| network(text.parse().unwrap()).to_string();
-    assert_eq!(network_of("10.0.0.1"), "10.0.0.1");
-    assert_eq!(network_of("2001:db8:1:2:3:4:5:6"), "2001:db8:1:2::");
+fn a_stranger_has_a_whole_ipv6_network_but_in_a_cluster_where_that_is_a_nodes_pods() {
+    let key = |whole_ipv6: bool, text: &str| {
+        Limits { whole_ipv6, ..Limits::default() }.key(text.parse().unwrap()).to_string()
+    };
+    assert_eq!(key(false, "2001:db8:1:2:3:4:5:6"), "2001:db8:1:2::");
+    assert_eq!(key(true, "2001:db8:1:2:3:4:5:6"), "2001:db8:1:2:3:4:5:6");
+    for whole in [false, true] {
+        assert_eq!(key(whole, "10.0.0.1"), "10.0.0.1");
+    }
     assert_eq!(canonical("[::ffff:10.0.0.1]:5".parse().unwrap()), "10.0.0.1:5".parse().unwrap());
+}
+
+#[tokio::test]
+async fn one_address_cannot_take_all_connections() {
+    let door = Door::new();
+    let limits = Limits { connections_per_address: 2, ..Limits::default() };
+    let (address, mut incoming) = door.open(ClientAuth::None, limits).await;
+    let connector = connector(&door.client, door.id.clone(), ALPN);
+    let mut held = Vec::new();
+    for _ in 0..2 {
+        let (client, server) = tokio::join!(connector.connect("127.0.0.1", address.port()), incoming.next());
+        held.push((client.unwrap(), server.unwrap().unwrap()));
+    }
+    let counters = incoming.counters();
+    assert_eq!(counters.open.load(Ordering::Relaxed), 2);
+    assert!(connector.connect("127.0.0.1", address.port()).await.is_err(), "closed before anything is computed for it");
+    until(&counters.refused, 1).await;
+    // Another address has its own.
+    let socket = tokio::net::TcpSocket::new_v4().unwrap();
+    socket.bind(([127, 0, 0, 2], 0).into()).unwrap();
+    let _other = socket.connect(address).await.unwrap();
+    held.clear();
+    let (client, server) = tokio::join!(connector.connect("127.0.0.1", address.port()), incoming.next());
+    assert!(client.is_ok() && server.unwrap().is_ok(), "places come back");
+}
+
+#[tokio::test]
+async fn who_has_proved_who_he_is_counts_for_himself_and_not_for_an_address_that_others_share() {
+    let door = Door::new();
+    let limits = Limits { connections_per_address: 1, connections_per_peer: 2, ..Limits::default() };
+    let (address, mut incoming) = door.open(ClientAuth::Required, limits).await;
+    let connect = async |client: &Arc<Credentials>| {
+        connector(client, door.id.clone(), ALPN).connect("127.0.0.1", address.port()).await.unwrap()
+    };
+    let mut held = Vec::new();
+    for _ in 0..2 {
+        let (client, server) = tokio::join!(connect(&door.client), incoming.next());
+        held.push((client, server.unwrap().unwrap()));
+    }
+    // Both ends finish the handshake; then the server knows who it is, and ends it.
+    let mut third = connect(&door.client).await;
+    assert!(third.read_u8().await.is_err());
+    until(&incoming.counters().refused, 1).await;
+    let neighbour = door.ca.credentials("shop", "checkout", Some("c-2"));
+    let (_client, server) = tokio::join!(connect(&neighbour), incoming.next());
+    assert!(server.unwrap().is_ok(), "the same identity, another workload, the same address");
+}
+
+#[tokio::test]
+async fn a_connection_from_which_nothing_comes_is_closed() {
+    let door = Door::new();
+    let limits = Limits { silence: Duration::from_millis(300), ..Limits::default() };
+    let (address, mut incoming) = door.open(ClientAuth::None, limits).await;
+    let connector = connector(&door.client, door.id.clone(), ALPN);
+    let (client, server) = tokio::join!(connector.connect("127.0.0.1", address.port()), incoming.next());
+    let (_client, mut server) = (client.unwrap(), server.unwrap().unwrap());
+    assert_eq!(server.read_u8().await.unwrap_err().kind(), io::ErrorKind::TimedOut);
+    assert_eq!(incoming.counters().silent.load(Ordering::Relaxed), 1);
+    drop(server);
+    assert_eq!(incoming.counters().open.load(Ordering::Relaxed), 0);
 }

@@ -2,8 +2,9 @@
 //!
 //! **Revisions** are the API server's own: a build takes the newest resource version that the server has given out after the
 //! changes it contains, so that revisions agree between replicas and grow with every change, deletions too. A replica may be
-//! a moment behind another; when a sidecar comes from there with a newer revision and other content, the next build takes a
-//! newer one still, once the watches had time to bring what it lacked.
+//! a moment behind another; when a sidecar comes from there with a newer revision and other content, the API server is asked for
+//! its newest version, and once the watches had time to bring what belongs to it the sidecar's stream goes on from here. Nothing
+//! is built because of what a sidecar says.
 use super::translate::{Change, Objects};
 use super::watch;
 use crate::control::Hub;
@@ -23,8 +24,6 @@ const QUIET: Duration = Duration::from_millis(50);
 const PATIENCE: Duration = Duration::from_millis(500);
 /// How often it is looked whether a sidecar holds more than this replica has.
 const LOOK: Duration = Duration::from_secs(1);
-/// How many revisions may have been made without the API server's help.
-const STEPS: u64 = 1000;
 /// How long the API server may take to say its newest resource version.
 const ANSWER: Duration = Duration::from_secs(2);
 
@@ -65,15 +64,16 @@ impl Index {
     /// Follows the changes for ever. Ends when the watches have ended, or when building panicked: then the program must end, and
     /// the sidecars keep what they have.
     pub async fn run(mut self, client: Client, mut changes: mpsc::Receiver<Change>, hub: Arc<Hub>) -> &'static str {
+        // What the API server said at the last look, when a sidecar was ahead.
+        let mut asked = None;
         loop {
-            let mut dirty = false;
-            let mut behind = false;
+            let (mut dirty, mut look) = (false, false);
             tokio::select! {
                 change = changes.recv() => match change {
                     Some(change) => dirty = self.objects.take(change),
                     None => return "the watches ended",
                 },
-                () = sleep(LOOK) => behind = hub.is_behind(u64::MAX),
+                () = sleep(LOOK) => look = true,
             }
             let end = Instant::now() + PATIENCE;
             while Instant::now() < end
@@ -87,19 +87,16 @@ impl Index {
                 self.report.send_replace(Arc::new(Report { error, ..Report::default() }));
                 continue;
             }
-            if !dirty && !behind {
+            if !dirty {
+                if look && let Some(newest) = asked.take() {
+                    hub.confirm(newest);
+                }
+                if look && hub.is_behind(Instant::now()) {
+                    asked = newest(&client).await;
+                }
                 continue;
             }
             let newest = newest(&client).await.unwrap_or(0);
-            // A sidecar cannot hold what the API server has not given out, but for the steps that its silence costs.
-            behind &= hub.is_behind(newest.saturating_add(STEPS));
-            if !dirty && !behind {
-                continue;
-            }
-            if behind {
-                // Content of another revision, though the same: see the head of this file.
-                self.memory.content.clear();
-            }
             let built = tokio::task::spawn_blocking(move || {
                 self.build(newest);
                 self
@@ -118,34 +115,29 @@ impl Index {
     pub fn build(&mut self, newest: u64) {
         self.objects.remember(&mut self.memory);
         let documents = self.objects.documents();
-        match Snapshot::build(&self.settings, &documents, &self.memory, newest) {
-            Ok((snapshot, memory)) => {
-                self.memory = memory;
-                let revision = snapshot.revision();
-                let report = Report {
-                    good: true,
-                    revision,
-                    last: Outcome::Applied,
-                    rules: snapshot.notes().to_vec(),
-                    ..Report::default()
-                };
-                let snapshot = Arc::new(snapshot);
-                let view =
-                    super::status::View::new(&self.objects, &self.memory, snapshot.clone(), &self.control_namespace);
-                // Before the snapshot: who has seen a rule in force finds what is to be said of it.
-                self.kept.send_replace(Arc::new(view));
-                self.snapshot.send_replace(Some(snapshot));
-                self.report.send_replace(Arc::new(report));
-                tracing::debug!(revision, "in force");
-            }
-            Err(error) => {
-                // Translation leaves out what would contradict itself: this is a mistake of ours.
-                tracing::error!(%error, "the index could not be built; the last good one stays");
-                let mut report = Report::clone(&self.report.borrow());
-                (report.good, report.last, report.error) = (false, Outcome::Refused, Some(error.to_string()));
-                self.report.send_replace(Arc::new(report));
-            }
+        let (snapshot, memory) = Snapshot::build(&self.settings, &documents, &self.memory, newest);
+        self.memory = memory;
+        let revision = snapshot.revision();
+        let faults: Vec<String> = snapshot.faults().iter().map(ToString::to_string).collect();
+        let error = (!faults.is_empty()).then(|| faults.join("; "));
+        if let Some(error) = error.as_ref().filter(|error| self.report.borrow().error.as_ref() != Some(error)) {
+            tracing::error!(revision, %error, "left out, and refused to everybody; the rest is in force");
         }
+        let report = Report {
+            good: error.is_none(),
+            revision,
+            last: Outcome::Applied,
+            error,
+            rules: snapshot.notes().to_vec(),
+            ..Report::default()
+        };
+        let snapshot = Arc::new(snapshot);
+        let view = super::status::View::new(&self.objects, &self.memory, snapshot.clone(), &self.control_namespace);
+        // Before the snapshot: who has seen a rule in force finds what is to be said of it.
+        self.kept.send_replace(Arc::new(view));
+        self.snapshot.send_replace(Some(snapshot));
+        self.report.send_replace(Arc::new(report));
+        tracing::debug!(revision, "in force");
     }
 
     /// Takes news without a watch, for tests.

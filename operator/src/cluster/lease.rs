@@ -78,6 +78,11 @@ impl Candidate {
         (Self { api, name: name.into(), address: address.into(), times, seen: None, tell }, known)
     }
 
+    /// What gives the lease back when this replica stops.
+    pub fn release(&self) -> Release {
+        Release { api: self.api.clone(), name: self.name.clone() }
+    }
+
     /// Tries for ever.
     pub async fn run(mut self) -> &'static str {
         loop {
@@ -165,5 +170,30 @@ impl Candidate {
             term: lease.spec.as_ref().and_then(|spec| spec.lease_transitions).unwrap_or(0),
             ours_until: Some(before + self.times.lasts * 2 / 3),
         }
+    }
+}
+
+/// Gives the lease back, so that another replica need not wait until it has ended.
+#[derive(Debug)]
+pub struct Release {
+    api: Api<Lease>,
+    name: String,
+}
+
+impl Release {
+    /// To be called when nothing of this replica writes any more. Whose lease it is not leaves it alone.
+    pub async fn now(self) -> Result<(), kube::Error> {
+        let Some(mut lease) = self.api.get_opt(NAME).await? else { return Ok(()) };
+        let Some(spec) = &mut lease.spec else { return Ok(()) };
+        if spec.holder_identity.as_deref() != Some(&self.name) {
+            return Ok(());
+        }
+        // As an empty string, which every candidate reads as nobody.
+        spec.holder_identity = Some(String::new());
+        // Where reports go is nowhere, until another says where it takes them.
+        lease.metadata.annotations.get_or_insert_default().remove(ADDRESS);
+        lease.metadata.managed_fields = None;
+        // On the resource version that was read: another's lease is never taken away.
+        self.api.replace(NAME, &PostParams::default(), &lease).await.map(drop)
     }
 }

@@ -13,7 +13,7 @@
 //! ```toml
 //! listen = "0.0.0.0:15010"
 //! health = "0.0.0.0:15023"
-//! mesh_ranges = ["10.244.0.0/16", "10.96.0.0/12"]     # pod and Service ranges; live addresses are added to them
+//! mesh_ranges = ["10.244.0.0/16"]     # where pods are beside the nodes' podCIDRs; live addresses are added to them
 //!
 //! [posture]
 //! inbound = "audit"
@@ -36,6 +36,8 @@
 //! | group | resources | verbs | why |
 //! |---|---|---|---|
 //! | "" | pods, services, namespaces | list, watch | the index |
+//! | "" | nodes | list, watch | where pods can be, and which ports of a node lead to them |
+//! | networking.k8s.io | servicecidrs | list, watch | where Services can be |
 //! | discovery.k8s.io | endpointslices | list, watch | the index |
 //! | signet.dev | allowrules | list, watch | the index |
 //! | signet.dev | allowrules/status | patch | status, by the holder of the lease |
@@ -134,16 +136,18 @@ pub struct Status {
 }
 
 impl Status {
-    /// Starts its three tasks.
-    pub fn spawn(self, tasks: &mut tokio::task::JoinSet<&'static str>) {
+    /// Starts its three tasks. Once they have been stopped, what is returned gives the lease back.
+    pub fn spawn(self, tasks: &mut tokio::task::JoinSet<&'static str>) -> lease::Release {
         let name = format!("{}/{}", self.namespace, self.pod);
         let (candidate, lease) = lease::Candidate::new(&self.client, &self.namespace, &name, &self.address, self.times);
         let reports = Arc::new(reports::Reports::default());
         self.hub.take_reports(reports.clone(), self.own.clone());
+        let release = candidate.release();
         tasks.spawn(candidate.run());
         let (hub, credentials, own) = (self.hub.clone(), self.credentials, self.own);
         tasks.spawn(reports::Reporter { name, lease: lease.clone(), hub, credentials, own }.run());
         tasks.spawn(writer::Writer { client: self.client, views: self.views, lease, hub: self.hub, reports }.run());
+        release
     }
 }
 

@@ -1,9 +1,13 @@
 //! From Kubernetes' types to `objects`. Everything that a user can write goes through here: what makes no sense is left out,
 //! nothing panics, and nothing gets wider than it was written.
-use super::objects::{Endpoint, Namespace, Pod, Rule, Service, ServicePort, Slice};
+use super::objects::{
+    Endpoint, HostPort, Namespace, Node, Pod, PodRef, Rule, Service, ServicePort, ServiceRange, Slice,
+};
 use crate::documents::{Labels, NamedPort};
+use ipnet::IpNet;
 use k8s_openapi::api::core::v1 as core;
 use k8s_openapi::api::discovery::v1 as discovery;
+use k8s_openapi::api::networking::v1 as networking;
 use kube::core::DynamicObject;
 use serde_json::{Value, json};
 use signet_policy::Posture;
@@ -16,6 +20,9 @@ pub const POSTURE: &str = "signet.dev/posture";
 const ZONE: &str = "topology.kubernetes.io/zone";
 /// Which Service an EndpointSlice is for.
 const SERVICE: &str = "kubernetes.io/service-name";
+/// Who made an EndpointSlice, and whom we believe what is said of nodes and zones.
+const MANAGED_BY: &str = "endpointslice.kubernetes.io/managed-by";
+const CONTROLLER: &str = "endpointslice-controller.k8s.io";
 
 /// A pod; none when it has finished: its address may be another's by now.
 pub(super) fn pod(pod: &core::Pod, sidecar_images: &[String]) -> Option<Pod> {
@@ -38,13 +45,13 @@ pub(super) fn pod(pod: &core::Pod, sidecar_images: &[String]) -> Option<Pod> {
         uid: pod.metadata.uid.clone()?,
         account: spec.service_account_name.clone().filter(|name| !name.is_empty()).unwrap_or_else(|| "default".into()),
         node: spec.node_name.clone().unwrap_or_default(),
-        zone: labels.get(ZONE).cloned().unwrap_or_default(),
         labels,
         addresses: own,
         host_addresses,
         host_network,
         meshed: is_meshed(spec, sidecar_images),
         ports: ports(spec),
+        host_ports: if host_network { Vec::new() } else { host_ports(spec) },
         ready: ready && pod.metadata.deletion_timestamp.is_none(),
         created: pod.metadata.creation_timestamp.as_ref().map_or(0, |time| time.0.as_microsecond()),
     })
@@ -73,12 +80,32 @@ fn repository(image: &str) -> &str {
 }
 
 /// The TCP ports that its containers declare; those of sidecars too.
-fn ports(spec: &core::PodSpec) -> Vec<NamedPort> {
+fn declared(spec: &core::PodSpec) -> impl Iterator<Item = &core::ContainerPort> {
     let sidecars = spec.init_containers.iter().flatten().filter(|c| c.restart_policy.as_deref() == Some("Always"));
     let containers = spec.containers.iter().chain(sidecars.filter(|container| container.name != SIDECAR));
     let declared = containers.flat_map(|container| container.ports.iter().flatten());
+    declared.filter(|port| is_tcp(port.protocol.as_ref()))
+}
+
+/// Ports of the node that lead to the pod, but for those that only the node itself reaches.
+fn host_ports(spec: &core::PodSpec) -> Vec<HostPort> {
+    let ports = declared(spec).filter_map(|port| {
+        let (host, target) = (number(port.host_port?)?, number(port.container_port)?);
+        let at = port.host_ip.as_deref().filter(|at| !at.is_empty()).map(str::parse::<IpAddr>);
+        match at {
+            // What cannot be read is taken for every address.
+            None | Some(Err(_)) => Some(HostPort { at: None, port: host, target }),
+            Some(Ok(at)) if at.is_unspecified() => Some(HostPort { at: None, port: host, target }),
+            Some(Ok(at)) if at.is_loopback() => None,
+            Some(Ok(at)) => Some(HostPort { at: Some(at.to_canonical()), port: host, target }),
+        }
+    });
+    ports.collect()
+}
+
+fn ports(spec: &core::PodSpec) -> Vec<NamedPort> {
     let mut ports: Vec<NamedPort> = Vec::new();
-    for port in declared.filter(|port| is_tcp(port.protocol.as_ref())) {
+    for port in declared(spec) {
         let Some(number) = number(port.container_port) else { continue };
         let port = NamedPort { name: port.name.clone().unwrap_or_default(), port: number };
         if !ports.contains(&port) {
@@ -125,10 +152,11 @@ pub(super) fn service(service: &core::Service) -> Option<Service> {
     // user claims, and would take another's traffic (F10).
     let balancer = service.status.as_ref().and_then(|s| s.load_balancer.as_ref()).and_then(|b| b.ingress.as_ref());
     let balancer = balancer.into_iter().flatten().filter(|ingress| ingress.ip_mode.as_deref() != Some("Proxy"));
-    let addresses = addresses(one.chain(all).chain(balancer.filter_map(|ingress| ingress.ip.as_deref())));
+    let balancer = addresses(balancer.filter_map(|ingress| ingress.ip.as_deref()));
     let ports = spec.ports.iter().flatten().filter(|port| is_tcp(port.protocol.as_ref()));
     Some(Service {
-        addresses,
+        addresses: addresses(one.chain(all)),
+        balancer,
         selector: spec.selector.clone().unwrap_or_default(),
         ports: ports
             .filter_map(|port| {
@@ -149,16 +177,21 @@ pub(super) fn slice(slice: &discovery::EndpointSlice) -> Option<Slice> {
     if !matches!(slice.address_type.as_str(), "IPv4" | "IPv6") {
         return None;
     }
+    let labels = slice.metadata.labels.as_ref()?;
+    let managed = labels.get(MANAGED_BY).is_some_and(|by| by == CONTROLLER);
     let ports = slice.ports.iter().flatten().filter(|port| is_tcp(port.protocol.as_ref()));
+    let pods = slice.endpoints.iter().filter_map(|one| Some((pod_ref(one)?, address(one.addresses.first()?)?)));
     Some(Slice {
-        service: slice.metadata.labels.as_ref()?.get(SERVICE)?.clone(),
+        service: labels.get(SERVICE)?.clone(),
         ports: ports.filter_map(|port| Some((port.name.clone().unwrap_or_default(), number(port.port?)?))).collect(),
-        endpoints: slice.endpoints.iter().filter_map(endpoint).collect(),
+        endpoints: slice.endpoints.iter().filter_map(|one| endpoint(one, managed)).collect(),
+        pods: pods.collect(),
+        managed,
     })
 }
 
 /// As kube-proxy reads the conditions: absent means ready; one that ends counts while it serves.
-fn endpoint(endpoint: &discovery::Endpoint) -> Option<Endpoint> {
+fn endpoint(endpoint: &discovery::Endpoint, managed: bool) -> Option<Endpoint> {
     let conditions = endpoint.conditions.as_ref();
     let ready = conditions.and_then(|c| c.ready).unwrap_or(true);
     let serving = conditions.and_then(|c| c.serving).unwrap_or(ready);
@@ -167,17 +200,52 @@ fn endpoint(endpoint: &discovery::Endpoint) -> Option<Endpoint> {
     if !(ready || ending) {
         return None;
     }
-    let hints = endpoint.hints.as_ref();
+    let hints = endpoint.hints.as_ref().filter(|_| managed);
     let nodes = hints.and_then(|h| h.for_nodes.as_ref()).into_iter().flatten().map(|node| node.name.clone());
     let zones = hints.and_then(|h| h.for_zones.as_ref()).into_iter().flatten().map(|zone| zone.name.clone());
     Some(Endpoint {
         address: address(endpoint.addresses.first()?)?,
+        pod: pod_ref(endpoint),
         ending: !ready,
         node: endpoint.node_name.clone().unwrap_or_default(),
-        zone: endpoint.zone.clone().unwrap_or_default(),
         for_nodes: nodes.collect(),
         for_zones: zones.collect(),
     })
+}
+
+fn pod_ref(endpoint: &discovery::Endpoint) -> Option<PodRef> {
+    let meant = endpoint.target_ref.as_ref().filter(|meant| meant.kind.as_deref() == Some("Pod"))?;
+    let text = |text: &Option<String>| text.clone().unwrap_or_default();
+    Some(PodRef { namespace: text(&meant.namespace), name: text(&meant.name), uid: text(&meant.uid) })
+}
+
+/// A Node.
+pub(super) fn node(node: &core::Node) -> Node {
+    let all = node.status.as_ref().and_then(|s| s.addresses.as_ref()).into_iter().flatten();
+    let own = all.filter(|a| matches!(a.type_.as_str(), "InternalIP" | "ExternalIP"));
+    let spec = node.spec.as_ref();
+    let one = spec.and_then(|s| s.pod_cidr.as_deref());
+    let cidrs = spec.and_then(|s| s.pod_cidrs.as_ref()).into_iter().flatten().map(String::as_str);
+    Node {
+        addresses: addresses(own.map(|a| a.address.as_str())),
+        ranges: ranges(one.into_iter().chain(cidrs)),
+        zone: node.metadata.labels.as_ref().and_then(|labels| labels.get(ZONE)).cloned().unwrap_or_default(),
+    }
+}
+
+/// Where Services get their addresses.
+pub(super) fn service_range(range: &networking::ServiceCIDR) -> ServiceRange {
+    let cidrs = range.spec.as_ref().and_then(|s| s.cidrs.as_ref()).into_iter().flatten();
+    ServiceRange { ranges: ranges(cidrs.map(String::as_str)) }
+}
+
+/// Networks, each once. One that means every address means nothing: all that is unknown would be refused.
+fn ranges<'a>(texts: impl Iterator<Item = &'a str>) -> Vec<IpNet> {
+    let read = texts.filter_map(|text| text.parse::<IpNet>().ok()).filter(|range| range.prefix_len() > 0);
+    let mut all: Vec<IpNet> = read.map(|range| range.trunc()).collect();
+    all.sort_unstable();
+    all.dedup();
+    all
 }
 
 /// A Namespace. A word that nobody knows denies: never the default, which may allow (F35).

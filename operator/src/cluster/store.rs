@@ -66,6 +66,11 @@ impl<T: PartialEq> Store<T> {
         self.complete
     }
 
+    /// One of them.
+    pub fn get(&self, key: &Key) -> Option<&T> {
+        self.current.get(key)
+    }
+
     /// Everything, by namespace and name.
     pub fn iter(&self) -> impl Iterator<Item = (&Key, &T)> {
         self.current.iter()

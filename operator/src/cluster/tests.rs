@@ -4,6 +4,7 @@ use super::read;
 use super::store::News;
 use super::translate::{Change, Objects};
 use crate::documents::Key;
+use crate::index::tests::told;
 use crate::index::{Memory, Settings, Snapshot};
 use kube::core::DynamicObject;
 use serde_json::{Value, json};
@@ -11,6 +12,9 @@ use signet_apiserver::{merge, object};
 use signet_policy::{Caller, Decision, Egress, Posture, Reason};
 use signet_proto::control::{Destination, Kind};
 use std::net::IpAddr;
+
+mod places;
+mod sureness;
 
 const SIDECARS: &str = "signet/signet-sidecar";
 
@@ -76,15 +80,45 @@ impl Cluster {
     }
 
     fn slice_of(&mut self, namespace: &str, service: &str, name: &str, ports: Value, endpoints: Value) -> &mut Self {
+        self.slice_by(CONTROLLER, namespace, service, name, ports, endpoints)
+    }
+
+    fn slice_by(
+        &mut self,
+        by: &str,
+        namespace: &str,
+        service: &str,
+        name: &str,
+        ports: Value,
+        endpoints: Value,
+    ) -> &mut Self {
         let v6 = endpoints[0]["addresses"][0].as_str().is_some_and(|a| a.contains(':'));
+        let labels = json!({"kubernetes.io/service-name": service, "endpointslice.kubernetes.io/managed-by": by});
         let slice = json!({
-            "metadata": {"name": format!("{service}-{name}"), "namespace": namespace, "labels": {"kubernetes.io/service-name": service}},
+            "metadata": {"name": format!("{service}-{name}"), "namespace": namespace, "labels": labels},
             "addressType": if v6 { "IPv6" } else { "IPv4" },
             "endpoints": endpoints,
             "ports": ports,
         });
         let slice = read::slice(&object(slice)).unwrap();
         self.objects.take(Change::Slice(News::Set(key(namespace, &format!("{service}-{name}")), slice)));
+        self
+    }
+
+    fn node(&mut self, name: &str, addresses: &[&str], fields: Value) -> &mut Self {
+        let kind = |n: usize| if n == 0 { "InternalIP" } else { "ExternalIP" };
+        let all = addresses.iter().enumerate().map(|(n, address)| json!({"type": kind(n), "address": address}));
+        let all: Vec<Value> = all.chain([json!({"type": "Hostname", "address": "10.244.0.9"})]).collect();
+        let mut node = json!({"metadata": {"name": name}, "spec": {}, "status": {"addresses": all}});
+        merge(&mut node, &fields);
+        self.objects.take(Change::Node(News::Set(key(name, name), read::node(&object(node)))));
+        self
+    }
+
+    fn service_range(&mut self, cidr: &str) -> &mut Self {
+        let range = object(json!({"metadata": {"name": "kubernetes"}, "spec": {"cidrs": [cidr]}}));
+        let key = key("kubernetes", "kubernetes");
+        self.objects.take(Change::ServiceRange(News::Set(key, read::service_range(&range))));
         self
     }
 
@@ -118,15 +152,24 @@ impl Cluster {
     }
 
     fn snapshot(&mut self) -> Snapshot {
+        self.snapshot_of(&settings())
+    }
+
+    /// Where the user has not said where pods are.
+    fn bare_snapshot(&mut self) -> Snapshot {
+        self.snapshot_of(&Settings { mesh_ranges: Vec::new(), ..settings() })
+    }
+
+    fn snapshot_of(&mut self, settings: &Settings) -> Snapshot {
         self.objects.remember(&mut self.memory);
-        let built = Snapshot::build(&settings(), &self.objects.documents(), &self.memory, 1).unwrap();
+        let built = Snapshot::build(settings, &self.objects.documents(), &self.memory, 1);
         self.memory = built.1;
         built.0
     }
 }
 
 fn destination(snapshot: &Snapshot, asker: (&str, &str), address: &str) -> Destination {
-    snapshot.destination(snapshot.find(&key(asker.0, asker.1)).unwrap(), address.parse().unwrap())
+    told(snapshot, snapshot.find(&key(asker.0, asker.1)).unwrap(), address.parse().unwrap())
 }
 
 fn endpoints(destination: &Destination, port: u32) -> Vec<String> {
@@ -147,6 +190,17 @@ fn ready(address: &str) -> Value {
     json!({"addresses": [address], "conditions": {"ready": true}, "nodeName": "node-1"})
 }
 
+/// The mesh's ranges, as they are sent.
+fn ranges(snapshot: &Snapshot) -> Vec<String> {
+    let config = snapshot.config(snapshot.find(&key("shop", "a")).unwrap());
+    let text = |prefix: &signet_proto::control::Prefix| match *prefix.address {
+        [a, b, c, d] => format!("{}/{}", IpAddr::from([a, b, c, d]), prefix.length),
+        _ => format!("{:?}/{}", prefix.address, prefix.length),
+    };
+    config.mesh_ranges.iter().map(text).collect()
+}
+
+const CONTROLLER: &str = "endpointslice-controller.k8s.io";
 const A: (&str, &str) = ("shop", "a");
 
 mod pods {
@@ -225,7 +279,8 @@ mod pods {
             .pod("kube-system", "proxy", "192.168.0.1", true, host.clone())
             .pod("kube-system", "etcd", "192.168.0.1", false, host)
             .snapshot();
-        assert_eq!(destination(&snapshot, A, "192.168.0.1").kind(), Kind::Unmeshed);
+        let found = destination(&snapshot, A, "192.168.0.1");
+        assert!(found.other_ports_unmeshed && found.ports.is_empty(), "{found:?}");
     }
 
     #[test]
@@ -363,7 +418,8 @@ mod services {
             "addresses": ["10.244.0.66"], "conditions": {"ready": true},
             "targetRef": {"kind": "Pod", "namespace": "shop", "name": "orders", "uid": "uid-orders"},
         }]);
-        let found = destination(&cluster.slice("shop", "x", lie).snapshot(), A, "10.96.0.30");
+        cluster.slice_by("me", "shop", "x", "a", json!([{"name": "web", "port": 8080}]), lie);
+        let found = destination(&cluster.snapshot(), A, "10.96.0.30");
         assert_eq!(found.ports[0].endpoints[0].spiffe_id, "spiffe://mesh.example/ns/evil/sa/e");
     }
 
@@ -404,23 +460,6 @@ mod services {
     }
 
     #[test]
-    fn the_port_of_a_node_leads_into_the_mesh_and_its_others_to_the_node() {
-        let node_port =
-            json!({"spec": {"type": "NodePort", "ports": [{"name": "web", "port": 80, "nodePort": 30080}]}});
-        let mut cluster = base();
-        cluster.slice("shop", "orders", json!([ready("10.244.0.3")]));
-        let ranges = |snapshot: &Snapshot| snapshot.config(snapshot.find(&key("shop", "a")).unwrap()).mesh_ranges.len();
-        let before = cluster.snapshot();
-        assert_eq!(destination(&before, A, "192.168.0.1").kind(), Kind::Unmeshed);
-        cluster.service("shop", "orders", "10.96.0.10", node_port);
-        let after = cluster.snapshot();
-        let found = destination(&after, A, "192.168.0.1");
-        assert_eq!((found.kind(), found.other_ports_unmeshed), (Kind::Meshed, true));
-        assert_eq!(endpoints(&found, 30080), ["10.244.0.3:8080 uid-orders"]);
-        assert_eq!(ranges(&after), ranges(&before) + 1, "sidecars must ask about nodes only now");
-    }
-
-    #[test]
     fn a_service_that_only_names_another_has_nothing_of_its_own() {
         let named = json!({"spec": {"type": "ExternalName", "externalName": "db.example", "clusterIP": "", "clusterIPs": null}});
         let mut cluster = base();
@@ -457,6 +496,8 @@ mod services {
         cluster.pod("shop", "far", "10.244.1.3", true, json!({"spec": {"nodeName": "node-2"}}));
         let at = |address: &str, node: &str, zone: &str, hint: Value| json!({"addresses": [address], "nodeName": node, "zone": zone, "hints": hint});
         let zones = |zone: &str| json!({"forZones": [{"name": zone}]});
+        let labels = json!({"metadata": {"labels": {"topology.kubernetes.io/zone": "z1"}}});
+        cluster.node("node-1", &["192.168.0.1"], labels);
         let near = at("10.244.0.3", "node-1", "z1", zones("z1"));
         cluster.slice("shop", "orders", json!([near, at("10.244.1.3", "node-2", "z2", zones("z2"))]));
         assert_eq!(endpoints(&destination(&cluster.snapshot(), A, "10.96.0.10"), 80), ["10.244.0.3:8080 uid-orders"]);

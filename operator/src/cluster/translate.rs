@@ -1,10 +1,11 @@
 //! From the cluster's objects to what the index takes. Pure: the same objects give the same documents on every replica.
-use super::objects::{Namespace, Pod, Rule, Service, Slice};
+use super::objects::{Namespace, Node, Pod, PodRef, Rule, Service, ServiceRange, Slice};
 use super::store::{News, Store};
 use crate::documents::{
-    self, ClusterService, Documents, Key, Listed, Locality, Place, ServicePort, Sourced, Who, Workload,
+    self, ClusterService, Documents, HostPort, Key, Listed, Locality, Place, ServicePort, Sourced, Who, Workload,
 };
 use crate::index::Memory;
+use ipnet::IpNet;
 use signet_policy::Reading;
 use signet_policy::model::PortRef;
 use std::cmp::Reverse;
@@ -20,7 +21,11 @@ pub struct Objects {
     pub services: Store<Service>,
     /// EndpointSlices.
     pub slices: Store<Slice>,
-    /// Namespaces, each with its own name as the namespace of its key.
+    /// Nodes, each with its own name as the namespace of its key.
+    pub nodes: Store<Node>,
+    /// Where Services get their addresses; keys as of Nodes.
+    pub service_ranges: Store<ServiceRange>,
+    /// Namespaces, keys as of Nodes.
     pub namespaces: Store<Namespace>,
     /// AllowRules.
     pub rules: Store<Box<Rule>>,
@@ -35,6 +40,10 @@ pub enum Change {
     Service(News<Service>),
     /// Of an EndpointSlice.
     Slice(News<Slice>),
+    /// Of a Node.
+    Node(News<Node>),
+    /// Of a `ServiceCIDR`.
+    ServiceRange(News<ServiceRange>),
     /// Of a Namespace.
     Namespace(News<Namespace>),
     /// Of an AllowRule.
@@ -48,6 +57,8 @@ impl Objects {
             Change::Pod(news) => self.pods.take(news),
             Change::Service(news) => self.services.take(news),
             Change::Slice(news) => self.slices.take(news),
+            Change::Node(news) => self.nodes.take(news),
+            Change::ServiceRange(news) => self.service_ranges.take(news),
             Change::Namespace(news) => self.namespaces.take(news),
             Change::Rule(news) => self.rules.take(news),
         }
@@ -59,6 +70,8 @@ impl Objects {
             ("pods", self.pods.complete()),
             ("services", self.services.complete()),
             ("endpointslices", self.slices.complete()),
+            ("nodes", self.nodes.complete()),
+            ("servicecidrs", self.service_ranges.complete()),
             ("namespaces", self.namespaces.complete()),
             ("allowrules", self.rules.complete()),
         ];
@@ -67,11 +80,13 @@ impl Objects {
 
     /// What the index takes.
     pub fn documents(&self) -> Documents {
-        let zones = self.zones();
-        let nodes: BTreeSet<IpAddr> =
-            self.pods.iter().flat_map(|(_, pod)| pod.host_addresses.iter().copied()).collect();
+        let nodes = self.nodes();
+        let unsure = self.unsure(&nodes);
+        let of_nodes = self.nodes.iter().flat_map(|(_, node)| &node.ranges);
+        let of_services = self.service_ranges.iter().flat_map(|(_, range)| &range.ranges);
+        let ranges: BTreeSet<IpNet> = of_nodes.chain(of_services).copied().collect();
         Documents {
-            workloads: self.workloads(&zones, &nodes).into_iter().map(sourced).collect(),
+            workloads: self.workloads(&nodes, &unsure).into_iter().map(sourced).collect(),
             services: self.services().into_iter().map(sourced).collect(),
             postures: self.postures().map(sourced).collect(),
             rules: self
@@ -80,8 +95,59 @@ impl Objects {
                 .filter_map(|(_, rule)| documents::Rule::new(rule.reading.clone()))
                 .map(sourced)
                 .collect(),
-            nodes: nodes.into_iter().collect(),
+            nodes,
+            ranges: ranges.into_iter().collect(),
+            unsure,
         }
+    }
+
+    /// Every address of a node, by the Nodes and by what pods say of theirs, with the ports that lead from it to pods.
+    fn nodes(&self) -> BTreeMap<IpAddr, Vec<HostPort>> {
+        let mut nodes: BTreeMap<IpAddr, Vec<HostPort>> =
+            self.nodes.iter().flat_map(|(_, node)| &node.addresses).map(|address| (*address, Vec::new())).collect();
+        for (key, pod) in self.pods.iter() {
+            for address in &pod.host_addresses {
+                nodes.entry(*address).or_default();
+            }
+            if pod.host_ports.is_empty() {
+                continue;
+            }
+            let node = Key { namespace: pod.node.clone(), name: pod.node.clone() };
+            let own = self.nodes.get(&node).into_iter().flat_map(|node| &node.addresses);
+            let at: BTreeSet<IpAddr> = own.chain(&pod.host_addresses).copied().collect();
+            for (address, port) in at.iter().flat_map(|address| pod.host_ports.iter().map(move |port| (address, port)))
+            {
+                if port.at.is_none_or(|only| only == *address) {
+                    let port = HostPort { port: port.port, workload: key.clone(), target: port.target };
+                    nodes.entry(*address).or_default().push(port);
+                }
+            }
+        }
+        nodes
+    }
+
+    /// Addresses that a slice of the cluster's own controller gives to a pod which is not known to have it: another's by now,
+    /// or of a pod that will be heard of in a moment. Only slices of Services with a selector: those the controller keeps true.
+    fn unsure(&self, nodes: &BTreeMap<IpAddr, Vec<HostPort>>) -> BTreeSet<IpAddr> {
+        let kept = |key: &Key, slice: &Slice| {
+            let service = Key { namespace: key.namespace.clone(), name: slice.service.clone() };
+            slice.managed && self.services.get(&service).is_some_and(|service| !service.selector.is_empty())
+        };
+        let slices = self.slices.iter().filter(|(key, slice)| kept(key, slice));
+        let said = slices.flat_map(|(key, slice)| slice.pods.iter().map(move |(pod, address)| (key, pod, *address)));
+        said.filter(|(key, pod, address)| !nodes.contains_key(address) && !self.has(key, pod, *address))
+            .map(|(_, _, address)| address)
+            .collect()
+    }
+
+    /// Whether the pod that a slice means is known, and has this address.
+    fn has(&self, slice: &Key, meant: &PodRef, address: IpAddr) -> bool {
+        let namespace = if meant.namespace.is_empty() { &slice.namespace } else { &meant.namespace };
+        let key = Key { namespace: namespace.clone(), name: meant.name.clone() };
+        self.pods.get(&key).is_some_and(|pod| {
+            let own = if pod.host_network { &pod.host_addresses } else { &pod.addresses };
+            (meant.uid.is_empty() || meant.uid == pod.uid) && own.contains(&address)
+        })
     }
 
     /// Adds to what is remembered the selectors that only the rules' status still knows: of Services that went while no operator
@@ -96,18 +162,12 @@ impl Objects {
         }
     }
 
-    /// The zone of each node, as slices tell it.
-    fn zones(&self) -> HashMap<&str, &str> {
-        let endpoints = self.slices.iter().flat_map(|(_, slice)| &slice.endpoints);
-        let known = endpoints.filter(|endpoint| !endpoint.node.is_empty() && !endpoint.zone.is_empty());
-        known.map(|endpoint| (endpoint.node.as_str(), endpoint.zone.as_str())).collect()
-    }
-
-    /// Pods with a network of their own. An address that two claim is the newer one's: the other has left it, or is about to be
-    /// noticed gone.
-    fn workloads(&self, zones: &HashMap<&str, &str>, nodes: &BTreeSet<IpAddr>) -> Vec<Workload> {
+    /// Pods with a network of their own. An address that two claim is the meshed one's, so that nobody calls it in plaintext,
+    /// and of two alike the newer one's: the other has left it, or is about to be noticed gone. Nor does a pod without a
+    /// sidecar have an address that is a node's, or of which it is not sure whose it is.
+    fn workloads(&self, nodes: &BTreeMap<IpAddr, Vec<HostPort>>, unsure: &BTreeSet<IpAddr>) -> Vec<Workload> {
         let mut pods: Vec<(&Key, &Pod)> = self.pods.iter().filter(|(_, pod)| !pod.host_network).collect();
-        pods.sort_by_key(|(key, pod)| (Reverse(pod.created), *key));
+        pods.sort_by_key(|(key, pod)| (Reverse(pod.meshed), Reverse(pod.created), *key));
         let (mut taken, mut uids) = (BTreeSet::new(), BTreeSet::new());
         let mut workloads: Vec<Workload> = Vec::with_capacity(pods.len());
         for (key, pod) in pods {
@@ -115,10 +175,11 @@ impl Objects {
             if !uids.insert(pod.uid.as_str()) {
                 continue;
             }
-            let free = |address: &&IpAddr| !nodes.contains(*address) && taken.insert(**address);
+            let others = |address: &IpAddr| nodes.contains_key(address) || unsure.contains(address);
+            let free = |address: &&IpAddr| (pod.meshed || !others(address)) && taken.insert(**address);
             let addresses = pod.addresses.iter().filter(free).copied().collect();
-            let zone =
-                if pod.zone.is_empty() { zones.get(pod.node.as_str()).copied().unwrap_or("") } else { &pod.zone };
+            let node = Key { namespace: pod.node.clone(), name: pod.node.clone() };
+            let zone = self.nodes.get(&node).map(|node| node.zone.clone()).unwrap_or_default();
             workloads.push(Workload {
                 key: key.clone(),
                 labels: pod.labels.clone(),
@@ -129,7 +190,7 @@ impl Objects {
                 tunnel_port: None,
                 hbone: false,
                 meshed: pod.meshed,
-                place: Locality { node: pod.node.clone(), zone: zone.to_owned() },
+                place: Locality { node: pod.node.clone(), zone },
             });
         }
         workloads
@@ -149,7 +210,8 @@ impl Objects {
                 selector: service.selector.clone(),
                 ports: numbers.map(|p| ServicePort { port: p.port, target: PortRef::Number(p.port) }).collect(),
                 cluster: Some(ClusterService {
-                    endpoints: listed(service, of_service),
+                    endpoints: self.listed(key, service, of_service),
+                    balancer: service.balancer.clone(),
                     node_ports: service.ports.iter().filter_map(|p| Some((p.node_port?, p.port))).collect(),
                     local: service.local,
                     sticky: service.sticky,
@@ -157,6 +219,37 @@ impl Objects {
             }
         });
         services.collect()
+    }
+
+    /// The endpoints of all slices of a Service; one that stands in two of them counts once. Ports meet by name.
+    fn listed(&self, of: &Key, service: &Service, slices: &[&Slice]) -> Vec<Listed> {
+        let mut found: BTreeMap<(IpAddr, Vec<(u16, u16)>), Listed> = BTreeMap::new();
+        for slice in slices {
+            let ports: Vec<(u16, u16)> = service
+                .ports
+                .iter()
+                .filter_map(|port| Some((port.port, slice.ports.iter().find(|(name, _)| *name == port.name)?.1)))
+                .collect();
+            for endpoint in &slice.endpoints {
+                let next = Listed {
+                    address: endpoint.address,
+                    unsure: endpoint.pod.as_ref().is_some_and(|pod| !self.has(of, pod, endpoint.address)),
+                    ports: ports.clone(),
+                    ending: endpoint.ending,
+                    node: endpoint.node.clone(),
+                    for_nodes: endpoint.for_nodes.clone(),
+                    for_zones: endpoint.for_zones.clone(),
+                };
+                // While it moves from slice to slice it may stand in both: ready comes before ending.
+                let held = found.entry((endpoint.address, ports.clone())).or_insert_with(|| next.clone());
+                let unsure = held.unsure || next.unsure;
+                if held.ending && !next.ending {
+                    *held = next;
+                }
+                held.unsure = unsure;
+            }
+        }
+        found.into_values().collect()
     }
 
     fn postures(&self) -> impl Iterator<Item = documents::Posture> {
@@ -175,34 +268,6 @@ pub(super) fn targeted(reading: &Reading) -> Option<&str> {
         Reading::GuardOnly { target, .. } => target.service.as_deref(),
         Reading::Refused { .. } => None,
     }
-}
-
-/// The endpoints of all slices of a Service; one that stands in two of them counts once. Ports meet by name.
-fn listed(service: &Service, slices: &[&Slice]) -> Vec<Listed> {
-    let mut found: BTreeMap<(IpAddr, Vec<(u16, u16)>), Listed> = BTreeMap::new();
-    for slice in slices {
-        let ports: Vec<(u16, u16)> = service
-            .ports
-            .iter()
-            .filter_map(|port| Some((port.port, slice.ports.iter().find(|(name, _)| *name == port.name)?.1)))
-            .collect();
-        for endpoint in &slice.endpoints {
-            let next = Listed {
-                address: endpoint.address,
-                ports: ports.clone(),
-                ending: endpoint.ending,
-                node: endpoint.node.clone(),
-                for_nodes: endpoint.for_nodes.clone(),
-                for_zones: endpoint.for_zones.clone(),
-            };
-            // While it moves from slice to slice it may stand in both: ready comes before ending.
-            let held = found.entry((endpoint.address, ports.clone())).or_insert_with(|| next.clone());
-            if held.ending && !next.ending {
-                *held = next;
-            }
-        }
-    }
-    found.into_values().collect()
 }
 
 fn sourced<T>(item: T) -> Sourced<T> {

@@ -1,9 +1,10 @@
-//! Writes statuses, while this replica holds the lease: one for a rule in ten seconds, twenty a second in all. Server-side apply
+//! Writes statuses, while this replica holds the lease: one for a rule in ten seconds, twenty a second in all, and whoever waits
+//! longest comes first, by what is in force at that moment. Server-side apply
 //! with a field manager of its own, so that nobody's fields are taken. With each status that says something new about whether the
 //! rule could be read goes one Event: `RuleAccepted` or `RuleRejected`.
 use super::lease::Known;
 use super::reports::Reports;
-use super::status::{Acknowledged, View};
+use super::status::{Acknowledged, RuleView, View};
 use crate::control::Hub;
 use crate::crd::{self, RuleStatus};
 use crate::documents::Key;
@@ -27,8 +28,13 @@ const PER_RULE: Duration = Duration::from_secs(10);
 const TICK: Duration = Duration::from_millis(50);
 /// How often it is looked for rules whose status is not what it should be.
 const LOOK: Duration = Duration::from_millis(500);
+/// How many are written before it is looked again: no more than fit between two looks.
+const SHARE: usize = 10;
 /// How long the API server may take for one.
 const ANSWER: Duration = Duration::from_secs(5);
+
+/// Bytes of an Event's note.
+const NOTE: usize = 1024;
 
 /// When each rule (by name and UID) was written about last.
 type Written = HashMap<(Key, String), Instant>;
@@ -70,7 +76,7 @@ impl Writer {
                 term = Some(known.term);
                 self.reports.begin();
             }
-            written.retain(|_, at| *at + PER_RULE > Instant::now());
+            written.retain(|(key, uid), _| view.rules.get(key).is_some_and(|rule| rule.rule.uid == *uid));
             let now = Instant::now();
             let complete = self.reports.complete(&view, &known.holder, now);
             let mut all: Acknowledged = self.hub.acknowledged();
@@ -88,15 +94,7 @@ impl Writer {
         recorder: &Recorder,
     ) {
         let now = jiff::Timestamp::from_second(jiff::Timestamp::now().as_second()).unwrap_or_default().to_string();
-        for (key, rule) in &view.rules {
-            let of = (key.clone(), rule.rule.uid.clone());
-            if written.contains_key(&of) {
-                continue;
-            }
-            let status = rule.status(key, known, complete, &now);
-            if status == rule.rule.status {
-                continue;
-            }
+        for (key, rule, status) in due(view, known, complete, &now, written, Instant::now()).into_iter().take(SHARE) {
             if !self.lease.borrow().is_ours() {
                 return;
             }
@@ -119,10 +117,36 @@ impl Writer {
                 Ok(Err(error)) => tracing::debug!(rule = %key, %error, "the status could not be written"),
                 Err(_) => tracing::debug!(rule = %key, "the API server does not answer about a status"),
             }
-            written.insert(of, Instant::now());
+            written.insert((key.clone(), rule.rule.uid.clone()), Instant::now());
             tokio::time::sleep(TICK).await;
         }
     }
+}
+
+/// The rules whose status should be written now, with that status: who was never written about first, then who waits longest. A
+/// rule that always has news comes after all others.
+fn due<'a>(
+    view: &'a View,
+    known: &Acknowledged,
+    complete: bool,
+    now: &str,
+    written: &Written,
+    at: Instant,
+) -> Vec<(&'a Key, &'a RuleView, RuleStatus)> {
+    let last = |key: &Key, rule: &RuleView| written.get(&(key.clone(), rule.rule.uid.clone())).copied();
+    let rested = view.rules.iter().filter(|(key, rule)| last(key, rule).is_none_or(|last| last + PER_RULE <= at));
+    let news = rested.filter_map(|(key, rule)| {
+        let status = rule.status(key, known, complete, now);
+        (status != rule.rule.status).then_some((key, rule, status))
+    });
+    let mut news: Vec<_> = news.collect();
+    news.sort_by_key(|(key, rule, _)| last(key, rule));
+    news
+}
+
+/// As much of a text as the API server takes in an Event's note: it counts bytes.
+pub(crate) fn note(text: &str) -> String {
+    text.get(..text.floor_char_boundary(NOTE)).unwrap_or_default().to_owned()
 }
 
 /// What is new about whether the rule could be read.
@@ -137,8 +161,7 @@ fn event(before: &RuleStatus, after: &RuleStatus) -> Option<Event> {
     Some(Event {
         type_: if good { EventType::Normal } else { EventType::Warning },
         reason: if good { "RuleAccepted" } else { "RuleRejected" }.into(),
-        // The API server takes 1,024 bytes.
-        note: Some(now.message.chars().take(900).collect()),
+        note: Some(note(&now.message)),
         action: "Read".into(),
         secondary: None,
     })
@@ -159,3 +182,6 @@ async fn tell(recorder: &Recorder, rule: &Key, uid: &str, event: &Event) {
         Err(_) => tracing::debug!(%rule, "an Event could not be written in time"),
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -13,8 +13,11 @@ use signet_proto::control::{Edge, EdgeTotals};
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
-use tokio::sync::oneshot;
+use tokio::sync::{oneshot, watch};
 use tokio::time::{Instant, sleep};
+
+/// How long a workload that says that it holds a newer revision is not asked about again.
+const AGAIN: Duration = Duration::from_secs(10);
 
 /// Bounds of the control service.
 #[derive(Debug, Clone)]
@@ -91,6 +94,11 @@ pub struct Hub {
     edges: Mutex<Edges>,
     /// When rules last matched, in seconds since 1970.
     matched: Mutex<HashMap<Key, i64>>,
+    /// A revision that the sources of this operator had given out, and what came of it had time to arrive: what sidecars hold of
+    /// other replicas up to there is not newer than what is in force here.
+    pub(super) confirmed: watch::Sender<u64>,
+    /// Whom it was asked for last, and when.
+    asked: Mutex<HashMap<WorkloadUid, Instant>>,
     /// Where other replicas' reports go, and the identity that they have; absent outside a cluster.
     pub(super) reports: OnceLock<(Arc<Reports>, SpiffeId)>,
 }
@@ -135,6 +143,8 @@ impl Hub {
             places: Mutex::default(),
             edges: Mutex::default(),
             matched: Mutex::default(),
+            confirmed: watch::Sender::new(0),
+            asked: Mutex::default(),
             reports: OnceLock::new(),
         })
     }
@@ -204,10 +214,24 @@ impl Hub {
         }
     }
 
-    /// Whether a sidecar holds a newer revision than this operator has, with other content. Revisions above `limit` are not
-    /// believed.
-    pub fn is_behind(&self, limit: u64) -> bool {
-        self.places().taken.values().any(|place| place.presence.behind && place.presence.sent <= limit)
+    /// Whether a sidecar holds a newer revision than this operator has, with other content, and it was not looked up for this
+    /// workload a moment ago: what one says costs no more than one question in ten seconds.
+    pub fn is_behind(&self, now: Instant) -> bool {
+        let mut asked = self.asked.lock().unwrap_or_else(PoisonError::into_inner);
+        asked.retain(|_, at| *at + AGAIN > now);
+        let mut news = false;
+        for (uid, _) in self.places().taken.iter().filter(|(_, place)| place.presence.behind) {
+            if !asked.contains_key(uid) {
+                asked.insert(uid.clone(), now);
+                news = true;
+            }
+        }
+        news
+    }
+
+    /// Everything up to this revision has arrived here: streams of sidecars that hold no more go on from what is in force.
+    pub fn confirm(&self, revision: u64) {
+        self.confirmed.send_replace(revision);
     }
 
     /// Who is attached, by `namespace/name`.

@@ -1,10 +1,10 @@
 //! One stream's state: what the sidecar holds, what it asked for, and what it was last told. Synchronous: messages and
 //! snapshots in, messages out. Everything that a peer can send goes through here, and through its fuzz test.
-use crate::index::{Refusal, Snapshot};
-use aws_lc_rs::digest::{SHA256, digest};
-use prost::Message as _;
+use crate::index::{Refusal, Snapshot, fingerprint};
 use signet_identity::{SpiffeId, WorkloadUid};
-use signet_proto::control::{Config, Destination, Destinations, Down, Edge, Hello, Up, Version, Want, down, up};
+use signet_proto::control::{
+    Config, Destination, Destinations, Down, Edge, Hello, Ranges, Up, Version, Want, down, up,
+};
 use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
@@ -13,6 +13,10 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 pub(super) const MAX_WANTS: usize = 4096;
 /// Destinations in one message; a Service with 1,000 endpoints takes about 150 KB.
 const CHUNK: usize = 64;
+/// What a sidecar says that takes [`Ranges`].
+const RANGES: &str = "ranges";
+/// How many revisions replicas may have made without the API server's help.
+const STEPS: u64 = 1000;
 /// Texts of a peer that are kept for `/status` are cut here.
 const MAX_TEXT: usize = 200;
 
@@ -43,18 +47,27 @@ pub enum Effect {
     Applied(u64, String),
     /// A configuration was refused: nothing of it is in force there. The sidecar's words, bounded and escaped.
     Refused(u64, String),
+    /// It speaks of a configuration newer than any that it held or was sent: nothing is believed of it.
+    Unsent,
     /// Counters.
     Edges(Vec<Edge>),
 }
 
 /// The state of one stream.
 #[derive(Debug)]
+#[allow(clippy::struct_excessive_bools, reason = "each is a fact of its own, and none follows from another")]
 pub struct Session {
     identity: SpiffeId,
     uid: Option<WorkloadUid>,
     greeted: bool,
     /// What the sidecar holds, or was sent last.
     told: Option<Version>,
+    /// That was sent on this stream, so that what is in force here now is newer.
+    ours: bool,
+    /// Digest of the configuration that was sent last on this stream, without version and ranges; none when it was refused.
+    body: Option<[u8; 32]>,
+    /// The sidecar takes the ranges alone.
+    takes_ranges: bool,
     /// What it held when it came.
     pub held: Option<Version>,
     /// What it asked for, with the digest of what it was told of it.
@@ -77,6 +90,9 @@ impl Session {
             uid,
             greeted: false,
             told: None,
+            ours: false,
+            body: None,
+            takes_ranges: false,
             held: None,
             wants: BTreeMap::new(),
             beyond: Vec::new(),
@@ -94,9 +110,12 @@ impl Session {
             Some(up::Kind::Want(want)) => self.want(&want).map(|()| Effect::Update),
             Some(up::Kind::Ack(ack)) => {
                 let Version { revision, digest } = ack.version.unwrap_or_default();
-                Ok(if ack.error.is_empty() {
+                Ok(if revision > self.told() {
+                    Effect::Unsent
+                } else if ack.error.is_empty() {
                     Effect::Applied(revision, plain(&digest))
                 } else {
+                    self.body = None;
                     Effect::Refused(revision, plain(&ack.error))
                 })
             }
@@ -113,6 +132,7 @@ impl Session {
         self.program_version = plain(&hello.program_version);
         let has = |feature: &&&str| !hello.features.iter().any(|f| f == **feature);
         self.lacking = signet_policy::FEATURES.iter().filter(has).copied().collect();
+        self.takes_ranges = hello.features.iter().any(|feature| feature == RANGES);
         self.held = hello.held.clone().map(|held| Version { digest: plain(&held.digest), ..held });
         self.told = hello.held;
         self.want(&Want { addresses: hello.wanted, forget: Vec::new() })
@@ -144,20 +164,18 @@ impl Session {
         }
         let mut messages = Vec::new();
         let known = self.told.as_ref().is_some_and(|told| told.digest == snapshot.digest(member));
-        let newer = self.told.as_ref().is_none_or(|told| told.revision < snapshot.revision());
+        let newer = self.ours || self.told.as_ref().is_none_or(|told| told.revision < snapshot.revision());
         self.behind = !known && !newer;
         if !known && newer {
             let config = snapshot.config(member);
-            self.told.clone_from(&config.version);
-            messages.push(configuration(config));
+            messages.push(self.tell(config));
         }
         let mut changed: Vec<Destination> = Vec::new();
         for (address, told) in &mut self.wants {
-            let destination = snapshot.destination(member, *address);
-            let now = fingerprint(&destination);
-            if *told != Some(now) {
-                *told = Some(now);
-                changed.push(destination);
+            let now = snapshot.told(member, *address);
+            if *told != Some(now.fingerprint) {
+                *told = Some(now.fingerprint);
+                changed.push(now.destination.clone());
             }
         }
         let unknown = Snapshot::default();
@@ -165,6 +183,34 @@ impl Session {
         let chunks = changed.chunks(CHUNK).map(|chunk| Destinations { destinations: chunk.to_vec() });
         messages.extend(chunks.map(|chunk| Down { kind: Some(down::Kind::Destinations(chunk)) }));
         Ok(messages)
+    }
+
+    /// What to send of a configuration: all of it, or what has changed when that is little.
+    fn tell(&mut self, mut config: Config) -> Down {
+        let (mut version, mesh_ranges) = (config.version.take(), std::mem::take(&mut config.mesh_ranges));
+        // A sidecar takes nothing older. It alone hears of this number: the content is what counts, and is the same for all.
+        if let (Some(version), Some(told)) = (&mut version, &self.told) {
+            version.revision = version.revision.max(told.revision.saturating_add(1));
+        }
+        self.ours = true;
+        let base = std::mem::replace(&mut self.told, version.clone()).unwrap_or_default().digest;
+        let body = self.takes_ranges.then(|| fingerprint(&config));
+        let alone = body.is_some() && self.body == body;
+        self.body = body;
+        let kind = if alone {
+            down::Kind::Ranges(Ranges { version, base, mesh_ranges })
+        } else {
+            down::Kind::Config(Config { version, mesh_ranges, ..config })
+        };
+        Down { kind: Some(kind) }
+    }
+
+    /// What was given out up to this revision is in force here: a sidecar that came with no more (but for the steps that
+    /// replicas make by themselves) goes on from here. Whether there is anything to [`Session::update`].
+    pub fn confirm(&mut self, revision: u64) -> bool {
+        let caught_up = self.behind && self.told() <= revision.saturating_add(STEPS);
+        self.ours |= caught_up;
+        caught_up
     }
 
     /// How many destinations it follows.
@@ -178,10 +224,6 @@ impl Session {
     }
 }
 
-fn configuration(config: Config) -> Down {
-    Down { kind: Some(down::Kind::Config(config)) }
-}
-
 fn address(bytes: &[u8]) -> Result<IpAddr, Fault> {
     if let Ok(four) = <[u8; 4]>::try_from(bytes) {
         return Ok(IpAddr::V4(Ipv4Addr::from(four)));
@@ -189,15 +231,6 @@ fn address(bytes: &[u8]) -> Result<IpAddr, Fault> {
     let sixteen = <[u8; 16]>::try_from(bytes).map_err(|_| Fault::Address)?;
     let address = Ipv6Addr::from(sixteen);
     if address.to_ipv4_mapped().is_some() { Err(Fault::Address) } else { Ok(IpAddr::V6(address)) }
-}
-
-fn fingerprint(destination: &Destination) -> [u8; 32] {
-    let mut fingerprint = [0; 32];
-    // SHA-256 has 32 bytes: the zip takes all of them.
-    for (to, from) in fingerprint.iter_mut().zip(digest(&SHA256, &destination.encode_to_vec()).as_ref()) {
-        *to = *from;
-    }
-    fingerprint
 }
 
 /// A peer's words for logs and `/status`: bounded, and without control characters.

@@ -71,6 +71,7 @@ impl Stream {
         let mut greeted = false;
         let mut allowance = Allowance::new(self.hub.limits.messages);
         let mut readable = Instant::now();
+        let mut confirmed = self.hub.confirmed.subscribe();
         loop {
             tokio::select! {
                 biased;
@@ -95,6 +96,15 @@ impl Stream {
                         return End::told("stopping", Status::unavailable("the operator is stopping"));
                     }
                     if let Err(end) = self.update().await {
+                        return end;
+                    }
+                }
+                // The hub has the sender, and this stream the hub.
+                Ok(()) = confirmed.changed() => {
+                    let revision = *confirmed.borrow_and_update();
+                    if self.session.confirm(revision)
+                        && let Err(end) = self.update().await
+                    {
                         return end;
                     }
                 }
@@ -131,6 +141,7 @@ impl Stream {
                     presence.refused = None;
                 });
             }
+            Effect::Unsent => self.hub.metrics.acknowledged("unsent"),
             Effect::Refused(revision, error) => {
                 self.hub.metrics.acknowledged("refused");
                 tracing::warn!(workload = %self.workload, revision, error, "the sidecar refused its configuration");
@@ -178,6 +189,7 @@ impl Stream {
     async fn send(&self, message: Down) -> Result<(), End> {
         self.hub.metrics.sent(match message.kind {
             Some(down::Kind::Config(_)) => "config",
+            Some(down::Kind::Ranges(_)) => "ranges",
             Some(down::Kind::Destinations(_)) | None => "destinations",
         });
         match timeout(self.hub.limits.send, self.outgoing.send(Ok(message))).await {

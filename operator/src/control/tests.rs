@@ -17,7 +17,7 @@ fn snapshot_at(text: &str, revision: u64) -> Snapshot {
         inbound: Posture::Audit,
         egress: Egress { default: Decision::Allow, exceptions: Vec::new() },
     };
-    Snapshot::build(&settings, &documents(text), &Memory::default(), revision).unwrap().0
+    Snapshot::build(&settings, &documents(text), &Memory::default(), revision).0
 }
 
 fn mesh() -> String {
@@ -46,6 +46,7 @@ fn sort(messages: Vec<Down>) -> (Vec<control::Config>, Vec<Destination>) {
         match message.kind {
             Some(down::Kind::Config(config)) => configs.push(config),
             Some(down::Kind::Destinations(more)) => destinations.extend(more.destinations),
+            Some(down::Kind::Ranges(_)) => panic!("ranges for who does not say that it takes them"),
             None => panic!("an empty message was sent"),
         }
     }
@@ -84,6 +85,87 @@ fn a_sidecar_is_never_sent_an_older_revision_than_it_holds() {
         let (configs, _) = sort(session.update(&snapshot).unwrap());
         assert_eq!((configs.len(), session.behind), (sent, behind), "held {held}");
     }
+}
+
+#[test]
+fn a_sidecar_that_another_replica_told_more_goes_on_from_here_once_that_is_confirmed() {
+    let snapshot = snapshot_at(&mesh(), 7);
+    let mut session = session_of("a", "a");
+    session.take(hello(Some(Version { revision: 9, digest: "other".into() }), &[])).unwrap();
+    assert!(session.update(&snapshot).unwrap().is_empty() && session.behind);
+    assert!(session.confirm(9));
+    let version = sort(session.update(&snapshot).unwrap()).0[0].version.clone().unwrap();
+    assert_eq!((version.revision, session.behind), (10, false));
+    // What follows is newer than what was sent here, whatever its number.
+    let changed = mesh() + &rule("shop", "r", "{all: true}", "{namespace: shop}");
+    let version = sort(session.update(&snapshot_at(&changed, 8)).unwrap()).0[0].version.clone().unwrap();
+    assert_eq!(version.revision, 11);
+}
+
+#[test]
+fn a_change_of_the_ranges_alone_is_sent_alone_to_who_takes_it() {
+    let more = |name: &str| {
+        workload("bank", &format!("w{name}"), &format!("10.78.0.{name}"), &format!("serviceAccount: s, uid: u{name}"))
+    };
+    let hello = |features: &[&str]| {
+        let features = features.iter().map(ToString::to_string).collect();
+        Up { kind: Some(up::Kind::Hello(Hello { features, ..Hello::default() })) }
+    };
+    let mut old = session_of("a", "a");
+    old.take(hello(&["identity"])).unwrap();
+    let mut session = session_of("a", "a");
+    session.take(hello(&["identity", "ranges"])).unwrap();
+    let mut ranges_of = |text: String, revision| {
+        let snapshot = snapshot_at(&text, revision);
+        assert_eq!(sort(old.update(&snapshot).unwrap()).0.len(), 1);
+        let messages = session.update(&snapshot).unwrap();
+        assert_eq!(messages.len(), 1);
+        match messages[0].kind.clone().unwrap() {
+            down::Kind::Ranges(ranges) => {
+                let whole = snapshot.config(snapshot.find(&"shop/a".parse().unwrap()).unwrap());
+                assert_eq!((&ranges.mesh_ranges, &ranges.version), (&whole.mesh_ranges, &whole.version));
+                Some(ranges.base)
+            }
+            _ => None,
+        }
+    };
+    let digest = |text: &str| {
+        let snapshot = snapshot_at(text, 1);
+        snapshot.digest(snapshot.find(&"shop/a".parse().unwrap()).unwrap()).to_owned()
+    };
+    assert_eq!(ranges_of(mesh(), 1), None, "the first is whole");
+    assert_eq!(ranges_of(mesh() + &more("1"), 2), Some(digest(&mesh())));
+    let ruled = mesh() + &rule("shop", "r", "{all: true}", "{namespace: shop}");
+    assert_eq!(ranges_of(ruled.clone(), 3), None, "more than the ranges has changed");
+    assert_eq!(ranges_of(ruled.clone() + &more("2"), 4), Some(digest(&ruled)));
+
+    // One that was refused is no base.
+    let ack = Ack { version: None, error: "no".into() };
+    session.take(Up { kind: Some(up::Kind::Ack(ack)) }).unwrap();
+    let messages = session.update(&snapshot_at(&ruled, 5)).unwrap();
+    assert!(matches!(messages[0].kind, Some(down::Kind::Config(_))));
+}
+
+#[test]
+fn a_revision_that_nobody_can_have_given_out_is_never_confirmed() {
+    let snapshot = snapshot_at(&mesh(), 7);
+    for claimed in [9_000, u64::MAX] {
+        let mut session = session_of("a", "a");
+        session.take(hello(Some(Version { revision: claimed, digest: "other".into() }), &[])).unwrap();
+        session.update(&snapshot).unwrap();
+        assert!(!session.confirm(20) && session.update(&snapshot).unwrap().is_empty(), "{claimed}");
+    }
+}
+
+#[test]
+fn an_acknowledgement_of_what_was_never_sent_is_not_believed() {
+    let snapshot = snapshot_at(&mesh(), 7);
+    let mut session = session_of("a", "a");
+    session.take(hello(None, &[])).unwrap();
+    let sent = sort(session.update(&snapshot).unwrap()).0[0].version.clone().unwrap();
+    let ack = |version: Version| Up { kind: Some(up::Kind::Ack(Ack { version: Some(version), error: String::new() })) };
+    assert_eq!(session.take(ack(Version { revision: 8, ..sent.clone() })), Ok(Effect::Unsent));
+    assert_eq!(session.take(ack(sent.clone())), Ok(Effect::Applied(7, sent.digest)));
 }
 
 #[test]
@@ -304,9 +386,8 @@ fn any_up() -> impl Strategy<Value = Up> {
     let want = (prop::collection::vec(any_bytes(), 0..5), prop::collection::vec(any_bytes(), 0..5))
         .prop_map(|(addresses, forget)| up::Kind::Want(Want { addresses, forget }));
     let ack = (version, ".{0,5}").prop_map(|(version, error)| up::Kind::Ack(Ack { version, error }));
-    let edge = (".{0,5}", any::<u32>(), any::<bool>(), any::<u64>()).prop_map(|(peer, port, outbound, connections)| {
-        Edge { peer, port, outbound, connections, ..Edge::default() }
-    });
+    let edge = (".{0,5}", any::<u32>(), any::<bool>(), any::<u64>())
+        .prop_map(|(peer, port, outbound, connections)| Edge { peer, port, outbound, connections, ..Edge::default() });
     let edges = prop::collection::vec(edge, 0..3).prop_map(|edges| up::Kind::Edges(control::Edges { edges }));
     prop::option::of(prop_oneof![hello, want, ack, edges]).prop_map(|kind| Up { kind })
 }

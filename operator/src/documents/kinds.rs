@@ -4,7 +4,7 @@ use ipnet::IpNet;
 use signet_identity::{SpiffeId, WorkloadUid};
 use signet_policy::model::{Metadata, PortRef, Target};
 use signet_policy::{Egress, Mode, Reading};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::net::IpAddr;
 
@@ -22,8 +22,23 @@ pub struct Documents {
     pub postures: Vec<Sourced<Posture>>,
     /// Good ones, and refused ones that still guard.
     pub rules: Vec<Sourced<Rule>>,
-    /// Addresses of a cluster's nodes, sorted: whoever has one of them has no sidecar.
-    pub nodes: Vec<IpAddr>,
+    /// Addresses of a cluster's nodes, each with the ports that lead to workloads: whatever else has one of them has no sidecar.
+    pub nodes: BTreeMap<IpAddr, Vec<HostPort>>,
+    /// Where a cluster gives workloads and Services their addresses.
+    pub ranges: Vec<IpNet>,
+    /// Addresses that a cluster says a pod has which is not among the workloads: whose they are is not known.
+    pub unsure: BTreeSet<IpAddr>,
+}
+
+/// A port of a node that leads to one workload.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct HostPort {
+    /// The node's.
+    pub port: u16,
+    /// The workload.
+    pub workload: Key,
+    /// The workload's.
+    pub target: u16,
 }
 
 /// Something, and where it was read.
@@ -124,6 +139,8 @@ pub struct Service {
 pub struct ClusterService {
     /// Everybody behind it, ready or still serving, of both address families.
     pub endpoints: Vec<Listed>,
+    /// Addresses that a load balancer has given it: never somebody else's own.
+    pub balancer: Vec<IpAddr>,
     /// Ports of the nodes, each with the Service's own that it stands for.
     pub node_ports: Vec<(u16, u16)>,
     /// `internalTrafficPolicy: Local`: only endpoints on the caller's own node.
@@ -137,6 +154,8 @@ pub struct ClusterService {
 pub struct Listed {
     /// Whose it is, the index decides by the address alone.
     pub address: IpAddr,
+    /// It is said to be a pod's which the index does not know at this address: unknown, unless somebody meshed has it.
+    pub unsure: bool,
     /// The Service's port, and the port at this address.
     pub ports: Vec<(u16, u16)>,
     /// Not ready, but still serving while it ends: taken only when nobody is ready.

@@ -18,8 +18,8 @@ mod yaml;
 pub use directory::{Directory, Stamp, list, look, read_directory};
 pub(crate) use kinds::selects;
 pub use kinds::{
-    ClusterService, Documents, Key, Labels, Listed, Locality, NamedPort, Posture, Rule, Service, ServicePort, Sourced,
-    Who, Workload,
+    ClusterService, Documents, HostPort, Key, Labels, Listed, Locality, NamedPort, Posture, Rule, Service, ServicePort,
+    Sourced, Who, Workload,
 };
 pub(crate) use posture::egress_word;
 pub use read::Reading;

@@ -1,13 +1,16 @@
 //! Builds a [`Snapshot`] from documents. Pure: the same documents, settings and memory give the same snapshot on every replica.
 use super::reach::Who as Whose;
-use super::{Backend, Member, Memory, Owner, Settings, Snapshot, resolve, wire};
-use crate::documents::{Documents, Key, Posture, Sourced, Who, Workload};
+use super::{Backend, Host, HostEntry, Member, Memory, Owner, Settings, Snapshot, resolve, wire};
+use crate::documents::{Documents, Key, Listed, Posture, Sourced, Who, Workload};
 use ipnet::IpNet;
 use signet_identity::SpiffeId;
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeSet, HashMap, HashSet};
 use std::net::IpAddr;
+use std::sync::Arc;
 
-/// Why no snapshot can be built from documents that were read without findings.
+/// What is wrong with one of the documents although each could be read. What it concerns is left out so that nobody is admitted
+/// and nobody called in plaintext because of it; everything else is in force. Readers who call `Reading::finish` meet none but
+/// `Identity`.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum IndexError {
@@ -19,20 +22,16 @@ pub enum IndexError {
         /// What is wrong with its identity.
         error: signet_identity::IdError,
     },
-    /// Two workloads share a UID or an address; readers must call `Reading::finish`.
+    /// Two documents claim a UID or an address: it is nobody's.
     #[error("{0} belongs to two documents")]
     Twice(String),
 }
 
 impl Snapshot {
     /// Builds the snapshot that follows `memory`, and what to remember with it. `newest` is when the documents changed last
-    /// (microseconds since 1970): it makes revisions comparable between replicas and after a loss of memory.
-    pub fn build(
-        settings: &Settings,
-        documents: &Documents,
-        memory: &Memory,
-        newest: u64,
-    ) -> Result<(Self, Memory), IndexError> {
+    /// (microseconds since 1970): it makes revisions comparable between replicas and after a loss of memory. What is wrong with
+    /// single documents stands in [`Snapshot::faults`].
+    pub fn build(settings: &Settings, documents: &Documents, memory: &Memory, newest: u64) -> (Self, Memory) {
         let workloads = sorted(documents);
         let mut namespaces: HashMap<&str, Vec<usize>> = HashMap::new();
         for (at, workload) in workloads.iter().enumerate() {
@@ -43,12 +42,13 @@ impl Snapshot {
         let postures: HashMap<&str, &Posture> =
             documents.postures.iter().map(|p| (p.item.key.namespace.as_str(), &p.item)).collect();
 
+        let mut snapshot = Self { ranges: ranges(settings, documents), notes: resolved.notes, ..Self::default() };
         let mut members = Vec::with_capacity(workloads.len());
         for (workload, rules) in workloads.iter().zip(resolved.rules) {
             let workload = workload.item.clone();
             let posture = postures.get(workload.key.namespace.as_str());
             members.push(Member {
-                identity: identity(settings, &workload)?,
+                identity: snapshot.identity(settings, &workload),
                 inbound: posture.and_then(|p| p.inbound).unwrap_or(settings.inbound),
                 egress: posture.and_then(|p| p.egress.clone()).unwrap_or_else(|| settings.egress.clone()),
                 rules,
@@ -56,12 +56,29 @@ impl Snapshot {
                 config: signet_proto::control::Config::default(),
             });
         }
-        let owners = owners(&members);
-        let in_mesh = |address: IpAddr| settings.mesh_ranges.iter().any(|range| range.contains(&address));
-        let whose = |address: IpAddr| match owners.get(&address) {
-            Some(at) => Some(Whose::MemberAt(*at, address)),
-            None if documents.nodes.binary_search(&address).is_err() && in_mesh(address) => None,
-            None => Some(Whose::Plain(address)),
+        snapshot.take_members(&mut members);
+
+        let hosts = snapshot.hosts(documents, &members);
+        let node_ports: HashSet<u16> =
+            documents.services.iter().flat_map(|s| node_ports(s.item.cluster.as_ref())).collect();
+        let in_mesh = |address: &IpAddr| {
+            settings.mesh_ranges.iter().chain(&documents.ranges).any(|range| range.contains(address))
+        };
+        let whose = |listed: &Listed, port: u16| {
+            let address = listed.address;
+            match (snapshot.by_address.get(&address), hosts.get(&address)) {
+                (Some(Owner::Member(at)), _) => {
+                    let meshed = members.get(*at).is_some_and(|member| member.workload.meshed);
+                    (meshed || !listed.unsure).then_some(Whose::MemberAt(*at, address))
+                }
+                (Some(_), _) => None,
+                // A port of a node may lead into the mesh: that way is only known to who calls the node itself.
+                (None, Some(ports)) => {
+                    let leads_on = node_ports.contains(&port) || ports.iter().any(|entry| entry.port == port);
+                    (!leads_on).then_some(Whose::Plain(address))
+                }
+                (None, None) => (!listed.unsure && !in_mesh(&address)).then_some(Whose::Plain(address)),
+            }
         };
         let mut services: Vec<Backend> = Vec::with_capacity(documents.services.len());
         for service in &documents.services {
@@ -70,12 +87,8 @@ impl Snapshot {
         }
         services.sort_by(|a, b| a.service.key.cmp(&b.service.key));
 
-        // Only when a port of a node leads into the mesh does anybody have to ask about nodes.
-        let by_node = services.iter().any(|backend| !backend.unmeshed && has_node_ports(backend));
-        let nodes: &[IpAddr] = if by_node { &documents.nodes } else { &[] };
-        let mut snapshot =
-            Self { ranges: ranges(settings, documents, nodes), notes: resolved.notes, ..Self::default() };
-        snapshot.take_names(members, services, &documents.nodes)?;
+        snapshot.take_services(&services, hosts, &documents.unsure);
+        (snapshot.members, snapshot.services) = (members, services);
         let content = snapshot.encode();
         snapshot.revision = if memory.revision != 0 && memory.content == content {
             memory.revision
@@ -83,49 +96,109 @@ impl Snapshot {
             newest.max(memory.revision.saturating_add(1))
         };
         let memory = Memory { revision: snapshot.revision, content, selectors: resolved.selectors };
-        Ok((snapshot, memory))
+        (snapshot, memory)
     }
 
-    fn take_names(&mut self, members: Vec<Member>, services: Vec<Backend>, nodes: &[IpAddr]) -> Result<(), IndexError> {
+    /// Who is who. A UID or an address that two claim is nobody's, and who has no sure UID has no identity.
+    fn take_members(&mut self, members: &mut [Member]) {
+        let mut twice = Vec::new();
         for (at, member) in members.iter().enumerate() {
             let workload = &member.workload;
             self.by_key.insert(workload.key.clone(), at);
-            self.identities.extend(member.identity.as_ref().map(ToString::to_string));
             if let Some(uid) = &workload.uid
-                && self.by_uid.insert(uid.clone(), at).is_some()
+                && let Some(other) = self.by_uid.insert(uid.clone(), at)
             {
-                return Err(IndexError::Twice(format!("uid {uid}")));
+                self.faults.push(IndexError::Twice(format!("uid {uid}")));
+                twice.extend([at, other]);
             }
             for address in &workload.addresses {
                 if self.by_address.insert(*address, Owner::Member(at)).is_some() {
-                    return Err(IndexError::Twice(format!("address {address}")));
+                    self.refuse(*address);
                 }
             }
         }
+        for at in twice {
+            if let Some(member) = members.get_mut(at) {
+                member.identity = None;
+                member.workload.uid.take().and_then(|uid| self.by_uid.remove(&uid));
+            }
+        }
+        self.identities.extend(members.iter().filter_map(|member| Some(member.identity.as_ref()?.to_string())));
+    }
+
+    /// The nodes' addresses, with the ports that lead to meshed workloads.
+    fn hosts(&self, documents: &Documents, members: &[Member]) -> HashMap<IpAddr, Vec<HostEntry>> {
+        let meshed = |at: &usize| members.get(*at).is_some_and(|member| member.workload.meshed);
+        let entries = |ports: &[crate::documents::HostPort]| {
+            let known = ports.iter().filter_map(|port| {
+                let member = *self.by_key.get(&port.workload).filter(|at| meshed(at))?;
+                Some(HostEntry { port: port.port, member, target: port.target })
+            });
+            known.collect()
+        };
+        documents.nodes.iter().map(|(address, ports)| (*address, entries(ports))).collect()
+    }
+
+    /// Who has an address first keeps it: workloads, then Services that the cluster or a document gave it, then nodes, then what
+    /// is not sure. What a load balancer has given comes last: several Services may share it, and at a node's own address it
+    /// adds ports to the node's.
+    fn take_services(
+        &mut self,
+        services: &[Backend],
+        hosts: HashMap<IpAddr, Vec<HostEntry>>,
+        unsure: &BTreeSet<IpAddr>,
+    ) {
         for (at, backend) in services.iter().enumerate() {
             for address in &backend.service.addresses {
-                self.take_service(*address, at, backend)?;
+                match self.by_address.get(address) {
+                    None => drop(self.by_address.insert(*address, Owner::Service(at))),
+                    Some(Owner::Member(_)) if backend.service.cluster.is_some() => {}
+                    Some(_) => self.refuse(*address),
+                }
             }
         }
         // Services have been sorted: of two that claim a port of a node, the first has it on every replica.
-        let behind: Vec<usize> =
-            services.iter().enumerate().filter(|(_, backend)| has_node_ports(backend)).map(|(at, _)| at).collect();
-        for address in nodes {
-            self.by_address.entry(*address).or_insert_with(|| Owner::Node(behind.clone()));
+        let all = services.iter().enumerate();
+        let behind: Arc<[usize]> = all
+            .filter(|(_, backend)| node_ports(backend.service.cluster.as_ref()).next().is_some())
+            .map(|(at, _)| at)
+            .collect();
+        for (address, ports) in hosts {
+            let host = || Owner::Node(Host { ports, behind: behind.clone(), balanced: Vec::new() });
+            self.by_address.entry(address).or_insert_with(host);
         }
-        (self.members, self.services) = (members, services);
-        Ok(())
+        for address in unsure {
+            self.by_address.entry(*address).or_insert(Owner::Nobody);
+        }
+        for (at, backend) in services.iter().enumerate() {
+            for address in backend.service.cluster.iter().flat_map(|cluster| &cluster.balancer) {
+                match self.by_address.entry(*address).or_insert_with(|| Owner::Balanced(Vec::new())) {
+                    Owner::Balanced(all) => all.push(at),
+                    Owner::Node(host) => host.balanced.push(at),
+                    Owner::Member(_) | Owner::Service(_) | Owner::Nobody => {}
+                }
+            }
+        }
     }
 
-    /// Documents give an address once. In a cluster a load balancer may give one address to several Services, and a workload's
-    /// own comes before whatever a Service claims.
-    fn take_service(&mut self, address: IpAddr, at: usize, backend: &Backend) -> Result<(), IndexError> {
-        match self.by_address.entry(address).or_insert_with(|| Owner::Services(Vec::new())) {
-            Owner::Services(all) if all.is_empty() || backend.service.cluster.is_some() => all.push(at),
-            Owner::Member(_) if backend.service.cluster.is_some() => {}
-            _ => return Err(IndexError::Twice(format!("address {address}"))),
+    /// From here on nobody has the address.
+    fn refuse(&mut self, address: IpAddr) {
+        self.by_address.insert(address, Owner::Nobody);
+        self.faults.push(IndexError::Twice(format!("address {address}")));
+    }
+
+    /// A workload's identity; none for who has no sidecar, and for who cannot have one.
+    fn identity(&mut self, settings: &Settings, workload: &Workload) -> Option<SpiffeId> {
+        match &workload.who {
+            _ if !workload.meshed => None,
+            Who::Nobody => None,
+            Who::Identity(identity) => Some(identity.clone()),
+            Who::ServiceAccount(account) => {
+                let made = SpiffeId::workload(&settings.trust_domain, &workload.key.namespace, account);
+                let fault = |error| IndexError::Identity { workload: workload.key.to_string(), error };
+                made.map_err(|error| self.faults.push(fault(error))).ok()
+            }
         }
-        Ok(())
     }
 
     /// Makes every member's configuration and its digest; returns the digest of all.
@@ -135,7 +208,9 @@ impl Snapshot {
         for backend in &self.services {
             for at in &backend.selected {
                 if let Some(own) = own_services.get_mut(*at) {
-                    own.extend(&backend.service.addresses);
+                    let balancer = backend.service.cluster.iter().flat_map(|cluster| &cluster.balancer);
+                    let shared = |a: &&IpAddr| matches!(self.by_address.get(*a), Some(Owner::Balanced(_)));
+                    own.extend(backend.service.addresses.iter().chain(balancer.filter(shared)));
                 }
             }
         }
@@ -152,14 +227,8 @@ impl Snapshot {
     }
 }
 
-fn has_node_ports(backend: &Backend) -> bool {
-    backend.service.cluster.as_ref().is_some_and(|cluster| !cluster.node_ports.is_empty())
-}
-
-/// Whose each workload address is.
-fn owners(members: &[Member]) -> HashMap<IpAddr, usize> {
-    let all = members.iter().enumerate();
-    all.flat_map(|(at, member)| member.workload.addresses.iter().map(move |address| (*address, at))).collect()
+fn node_ports(cluster: Option<&crate::documents::ClusterService>) -> impl Iterator<Item = u16> {
+    cluster.into_iter().flat_map(|cluster| &cluster.node_ports).map(|(node_port, _)| *node_port)
 }
 
 fn sorted(documents: &Documents) -> Vec<&Sourced<Workload>> {
@@ -168,24 +237,16 @@ fn sorted(documents: &Documents) -> Vec<&Sourced<Workload>> {
     workloads
 }
 
-fn identity(settings: &Settings, workload: &Workload) -> Result<Option<SpiffeId>, IndexError> {
-    match &workload.who {
-        _ if !workload.meshed => Ok(None),
-        Who::Nobody => Ok(None),
-        Who::Identity(identity) => Ok(Some(identity.clone())),
-        Who::ServiceAccount(account) => SpiffeId::workload(&settings.trust_domain, &workload.key.namespace, account)
-            .map(Some)
-            .map_err(|error| IndexError::Identity { workload: workload.key.to_string(), error }),
-    }
-}
-
-/// The mesh's ranges: what the settings say, and every address of a document, merged without covering one address more.
-/// Unmeshed workloads are in it too: their sidecar-less state is an answer of the index, not a guess.
-fn ranges(settings: &Settings, documents: &Documents, nodes: &[IpAddr]) -> Vec<signet_proto::control::Prefix> {
+/// The mesh's ranges: what the settings and the cluster say, and every address of a document, merged without covering one
+/// address more. Unmeshed workloads and nodes are in it too: that nobody there has a sidecar is an answer of the index, not a
+/// guess.
+fn ranges(settings: &Settings, documents: &Documents) -> Vec<signet_proto::control::Prefix> {
     let workloads = documents.workloads.iter().flat_map(|w| &w.item.addresses);
-    let services = documents.services.iter().flat_map(|s| &s.item.addresses);
-    let mut all: Vec<IpNet> = settings.mesh_ranges.iter().map(IpNet::trunc).collect();
-    all.extend(workloads.chain(services).chain(nodes).map(|address| IpNet::from(*address)));
+    let services = documents.services.iter().map(|s| &s.item);
+    let services = services.flat_map(|s| s.addresses.iter().chain(s.cluster.iter().flat_map(|c| &c.balancer)));
+    let single = workloads.chain(services).chain(documents.nodes.keys()).chain(&documents.unsure);
+    let mut all: Vec<IpNet> = settings.mesh_ranges.iter().chain(&documents.ranges).map(IpNet::trunc).collect();
+    all.extend(single.map(|address| IpNet::from(*address)));
     let merged: BTreeSet<IpNet> = IpNet::aggregate(&all).into_iter().collect();
     merged.iter().map(wire::prefix).collect()
 }

@@ -10,11 +10,13 @@ mod build;
 mod memory;
 mod reach;
 mod resolve;
+mod told;
 mod wire;
 
 pub use build::IndexError;
 pub use memory::Memory;
 pub use resolve::Note;
+pub use told::{Told, fingerprint};
 
 use crate::documents::{Key, Service, Workload};
 use ipnet::IpNet;
@@ -24,6 +26,7 @@ use signet_policy::{Egress, Posture, Table, WorkloadRule};
 use signet_proto::control;
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::net::IpAddr;
+use std::sync::Arc;
 
 /// What the index takes from the operator's own configuration.
 #[derive(Debug, Clone)]
@@ -50,6 +53,8 @@ pub struct Snapshot {
     by_address: HashMap<IpAddr, Owner>,
     identities: HashSet<String>,
     notes: Vec<Note>,
+    faults: Vec<IndexError>,
+    shared: told::Shared,
 }
 
 /// A workload with everything that concerns it.
@@ -81,10 +86,32 @@ struct Backend {
 #[derive(Debug, Clone)]
 enum Owner {
     Member(usize),
-    /// Services that share the address: each has ports of its own.
-    Services(Vec<usize>),
-    /// A node of the cluster, and the Services behind its ports.
-    Node(Vec<usize>),
+    Service(usize),
+    /// Services that a load balancer has given the same address: each has ports of its own.
+    Balanced(Vec<usize>),
+    /// A node of the cluster.
+    Node(Host),
+    /// Two claim it, or it is not sure whose it is: unknown to everybody.
+    Nobody,
+}
+
+/// What lies behind the ports of a node.
+#[derive(Debug, Clone)]
+struct Host {
+    /// Workloads with a port of this node.
+    ports: Vec<HostEntry>,
+    /// Services with a port of every node.
+    behind: Arc<[usize]>,
+    /// Services to which a load balancer has given this node's address.
+    balanced: Vec<usize>,
+}
+
+/// A port of a node that leads to a meshed workload.
+#[derive(Debug, Clone, Copy)]
+struct HostEntry {
+    port: u16,
+    member: usize,
+    target: u16,
 }
 
 /// Why the index does not answer for a workload.
@@ -119,6 +146,11 @@ impl Snapshot {
     /// What is worth knowing about rules: those that select nothing, that guard alone, whose Service is missing.
     pub fn notes(&self) -> &[Note] {
         &self.notes
+    }
+
+    /// What is wrong with single documents: what they concern is unknown to everybody.
+    pub fn faults(&self) -> &[IndexError] {
+        &self.faults
     }
 
     /// Every workload, by `namespace/name`.
@@ -169,17 +201,17 @@ impl Snapshot {
     /// The destination at an address (canonical), as `asker` should see it. Always an answer: what is not in the documents is
     /// unknown.
     pub fn destination(&self, asker: &Member, address: IpAddr) -> control::Destination {
+        let services =
+            |all: &[usize]| -> Vec<&Backend> { all.iter().filter_map(|at| self.services.get(*at)).collect() };
         match self.by_address.get(&address) {
             Some(Owner::Member(at)) => self.members.get(*at).map(|member| wire::workload(member, asker, address)),
-            Some(Owner::Services(all)) => {
-                let backends: Vec<&Backend> = all.iter().filter_map(|at| self.services.get(*at)).collect();
-                Some(wire::services(&backends, &self.members, asker, address))
+            Some(Owner::Service(at)) => Some(wire::services(&services(&[*at]), &self.members, asker, address)),
+            Some(Owner::Balanced(all)) => Some(wire::services(&services(all), &self.members, asker, address)),
+            Some(Owner::Node(host)) => {
+                let (behind, balanced) = (services(&host.behind), services(&host.balanced));
+                Some(wire::node(&host.ports, &behind, &balanced, &self.members, asker, address))
             }
-            Some(Owner::Node(all)) => {
-                let backends: Vec<&Backend> = all.iter().filter_map(|at| self.services.get(*at)).collect();
-                Some(wire::node(&backends, &self.members, asker, address))
-            }
-            None => None,
+            Some(Owner::Nobody) | None => None,
         }
         .unwrap_or_else(|| wire::unknown(address))
     }

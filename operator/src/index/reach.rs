@@ -2,7 +2,7 @@
 //! kube-proxy's place, and this is kube-proxy's choice (`CategorizeEndpoints`): ready endpoints before those that end, the
 //! caller's own node when the Service says so, hints about nodes and zones, and one endpoint for a caller with session affinity.
 use super::Member;
-use crate::documents::{ClusterService, Locality};
+use crate::documents::{ClusterService, Listed, Locality};
 use aws_lc_rs::digest::{SHA256, digest};
 use std::collections::HashMap;
 use std::net::IpAddr;
@@ -55,6 +55,10 @@ impl Who {
 }
 
 impl Reach {
+    /// It is meant for callers of some nodes or zones.
+    pub(super) fn is_hinted(&self) -> bool {
+        !self.for_nodes.is_empty() || !self.for_zones.is_empty()
+    }
     /// A workload that a document's selector selects: always as good as any other.
     pub(super) fn member(at: usize, port: u16) -> Self {
         let (node, for_nodes, for_zones) = (String::new(), Vec::new(), Vec::new());
@@ -62,21 +66,21 @@ impl Reach {
     }
 }
 
-/// The ports of a cluster's Service. `whose` decides by the address: nothing for one that the index should know and does not,
-/// which is no endpoint for anybody (unknown is not unmeshed). Says also whether there was such a one.
+/// The ports of a cluster's Service. `whose` decides by the address and the port at it: nothing for one that the index should
+/// know and does not, which is no endpoint for anybody (unknown is not unmeshed). Says also whether there was such a one.
 pub(super) fn listed(
     ports: impl Iterator<Item = u16>,
     service: &ClusterService,
-    whose: impl Fn(IpAddr) -> Option<Who>,
+    whose: impl Fn(&Listed, u16) -> Option<Who>,
 ) -> (Vec<Endpoints>, bool) {
     let mut unknown = false;
     let mut by_port: HashMap<u16, Vec<Reach>> = HashMap::new();
     for listed in &service.endpoints {
-        let Some(who) = whose(listed.address) else {
-            unknown = true;
-            continue;
-        };
         for (port, target) in &listed.ports {
+            let Some(who) = whose(listed, *target) else {
+                unknown = true;
+                continue;
+            };
             by_port.entry(*port).or_default().push(Reach {
                 who,
                 port: *target,

@@ -1,11 +1,10 @@
 //! Which rules concern which workloads, and which workloads stand behind a Service. Called by `build`.
 use super::reach::{self, Endpoints, Reach, Who};
 use super::{Backend, Member, Memory};
-use crate::documents::{Documents, Key, Labels, Rule, Service, ServicePort, Sourced, Workload, selects};
+use crate::documents::{Documents, Key, Labels, Listed, Rule, Service, ServicePort, Sourced, Workload, selects};
 use signet_policy::model::PortRef;
 use signet_policy::{Mode, Ports, WorkloadRule};
 use std::collections::{BTreeMap, HashMap};
-use std::net::IpAddr;
 
 /// Something about a rule that its author should know.
 #[derive(Debug, Clone, PartialEq, Eq, serde::Serialize)]
@@ -23,12 +22,12 @@ pub struct Note {
 }
 
 /// Who stands behind a Service: workloads of its own namespace with all labels of its selector, or in a cluster whoever is
-/// listed. `whose` tells whose an address is.
+/// listed. `whose` tells whose a listed address is, at a port.
 pub(super) fn backend(
     service: &Service,
     members: &[Member],
     of_namespace: &[usize],
-    whose: impl Fn(IpAddr) -> Option<Who>,
+    whose: impl Fn(&Listed, u16) -> Option<Who>,
 ) -> Backend {
     let chosen = of_namespace.iter().copied();
     let mut selected: Vec<usize> =

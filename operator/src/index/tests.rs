@@ -57,11 +57,11 @@ fn posture(namespace: &str, spec: &str) -> String {
 }
 
 fn build(text: &str) -> Snapshot {
-    Snapshot::build(&settings(), &documents(text), &Memory::default(), 1).unwrap().0
+    Snapshot::build(&settings(), &documents(text), &Memory::default(), 1).0
 }
 
 fn after(text: &str, memory: &Memory) -> (Snapshot, Memory) {
-    Snapshot::build(&settings(), &documents(text), memory, 1).unwrap()
+    Snapshot::build(&settings(), &documents(text), memory, 1)
 }
 
 fn member<'a>(snapshot: &'a Snapshot, key: &str) -> &'a Member {
@@ -81,7 +81,33 @@ fn reason(snapshot: &Snapshot, key: &str, caller: &str, port: u16) -> Reason {
 }
 
 fn destination(snapshot: &Snapshot, asker: &str, address: &str) -> control::Destination {
-    snapshot.destination(member(snapshot, asker), address.parse::<IpAddr>().unwrap())
+    told(snapshot, member(snapshot, asker), address.parse().unwrap())
+}
+
+/// What `asker` hears, after everybody else has asked for it, too: what is kept for others must not change its answer.
+pub(crate) fn told(snapshot: &Snapshot, asker: &Member, address: IpAddr) -> control::Destination {
+    for member in snapshot.members().chain([asker]) {
+        let own = snapshot.destination(member, address);
+        assert_eq!(snapshot.told(member, address).destination, own, "to {}", member.workload.key);
+    }
+    snapshot.destination(asker, address)
+}
+
+#[test]
+fn what_does_not_depend_on_the_asker_is_made_once() {
+    let mut text = service("shop", "orders", "10.96.0.1", "orders", "8080");
+    for (name, address) in [("orders", "10.77.0.2"), ("cart", "10.77.0.3"), ("checkout", "10.77.0.4")] {
+        text += &meshed("shop", name, address);
+    }
+    let snapshot = build(&text);
+    let told = |asker: &str, address: &str| snapshot.told(member(&snapshot, asker), address.parse().unwrap());
+    for address in ["10.96.0.1", "10.77.0.2"] {
+        assert!(Arc::ptr_eq(&told("shop/cart", address), &told("shop/checkout", address)), "{address}");
+        assert!(told("shop/orders", address).destination.selects_self, "{address}");
+        assert!(!told("shop/cart", address).destination.selects_self, "{address}");
+    }
+    // Strangers' addresses can be asked for without end: nothing is kept of them.
+    assert!(!Arc::ptr_eq(&told("shop/cart", "10.99.0.1"), &told("shop/checkout", "10.99.0.1")));
 }
 
 const CHECKOUT: &str = "spiffe://mesh.example/ns/shop/sa/checkout";
@@ -375,6 +401,86 @@ mod destinations {
     }
 }
 
+mod faults {
+    use super::*;
+    use crate::documents::Who;
+    use crate::index::IndexError;
+
+    fn built(documents: &Documents) -> Snapshot {
+        Snapshot::build(&settings(), documents, &Memory::default(), 1).0
+    }
+
+    fn text() -> String {
+        [
+            meshed("shop", "a", "10.77.0.2"),
+            meshed("shop", "bad", "10.77.0.3"),
+            meshed("shop", "good", "10.77.0.4"),
+            service("shop", "bad", "10.96.0.1", "bad", "8080"),
+            service("shop", "good", "10.96.0.2", "good", "8080"),
+            rule("shop", "r", "{all: true}", "{namespace: shop}"),
+        ]
+        .concat()
+    }
+
+    /// Nobody is called in plaintext, and nobody is admitted, because of the one; everything else is as it was.
+    fn only_the_bad_one_is_left_out(snapshot: &Snapshot) {
+        let bad = destination(snapshot, "shop/a", "10.77.0.3");
+        assert!(bad.kind() != Kind::Unmeshed && bad.any_port.is_none(), "{bad:?}");
+        let behind = destination(snapshot, "shop/a", "10.96.0.1");
+        assert_eq!(behind.kind(), Kind::Meshed);
+        assert!(behind.ports.iter().all(|port| port.endpoints.is_empty()), "{behind:?}");
+        let good = destination(snapshot, "shop/a", "10.96.0.2");
+        assert_eq!(good.ports[0].endpoints[0].workload_uid, "shop-good");
+        assert_eq!(reason(snapshot, "shop/good", CART, 8080), Reason::RuleMatched);
+        assert!(
+            snapshot.config(member(snapshot, "shop/a")).mesh_ranges.iter().any(|range| range.address == [10, 77, 0, 0])
+        );
+    }
+
+    #[test]
+    fn a_workload_that_can_have_no_identity_is_left_out_and_the_rest_is_in_force() {
+        let mut documents = documents(&text());
+        documents.workloads[1].item.who = Who::ServiceAccount("not/one".into());
+        let snapshot = built(&documents);
+        assert!(matches!(snapshot.faults(), [IndexError::Identity { workload, .. }] if workload == "shop/bad"));
+        only_the_bad_one_is_left_out(&snapshot);
+        let own = id("spiffe://mesh.example/ns/shop/sa/bad");
+        assert!(snapshot.authorize(&own, Some(&uid("shop-bad"))).is_err(), "it hears nothing");
+        assert_eq!(reason(&snapshot, "shop/bad", "spiffe://mesh.example/ns/x/sa/y", 1), Reason::NoRuleMatched);
+    }
+
+    #[test]
+    fn an_address_that_two_claim_is_nobodys() {
+        for claim in [
+            documents(&meshed("bank", "thief", "10.77.0.3")),
+            documents(&workload("bank", "thief", "10.77.0.3", "meshed: false")),
+            documents(&service("bank", "thief", "10.77.0.3", "thief", "80")),
+        ] {
+            let mut documents = super::documents(&text());
+            documents.workloads.extend(claim.workloads);
+            documents.services.extend(claim.services);
+            let snapshot = built(&documents);
+            assert_eq!(snapshot.faults(), [IndexError::Twice("address 10.77.0.3".into())]);
+            assert_eq!(destination(&snapshot, "shop/a", "10.77.0.3").kind(), Kind::Unknown);
+            let good = destination(&snapshot, "shop/a", "10.96.0.2");
+            assert_eq!(good.ports[0].endpoints[0].workload_uid, "shop-good");
+        }
+    }
+
+    #[test]
+    fn a_uid_that_two_claim_is_nobodys() {
+        let thief = meshed("bank", "thief", "10.77.0.9").replace("uid: bank-thief", "uid: shop-bad");
+        let mut documents = documents(&text());
+        documents.workloads.extend(super::documents(&thief).workloads);
+        let snapshot = built(&documents);
+        assert_eq!(snapshot.faults(), [IndexError::Twice("uid shop-bad".into())]);
+        only_the_bad_one_is_left_out(&snapshot);
+        for name in ["ns/shop/sa/bad", "ns/bank/sa/thief"] {
+            assert!(snapshot.authorize(&id(&format!("spiffe://mesh.example/{name}")), Some(&uid("shop-bad"))).is_err());
+        }
+    }
+}
+
 mod versions {
     use super::*;
 
@@ -390,10 +496,10 @@ mod versions {
     #[test]
     fn a_change_raises_the_revision_even_when_the_clock_went_back() {
         let text = meshed("shop", "a", "10.77.0.2");
-        let (first, memory) = Snapshot::build(&settings(), &documents(&text), &Memory::default(), 5_000).unwrap();
+        let (first, memory) = Snapshot::build(&settings(), &documents(&text), &Memory::default(), 5_000);
         assert_eq!(first.revision(), 5_000);
         let changed = text + &rule("shop", "r", "{all: true}", "{namespace: a}");
-        let (second, _) = Snapshot::build(&settings(), &documents(&changed), &memory, 7).unwrap();
+        let (second, _) = Snapshot::build(&settings(), &documents(&changed), &memory, 7);
         assert_eq!(second.revision(), 5_001);
     }
 
@@ -412,7 +518,7 @@ mod versions {
         other.mesh_ranges.clear();
         let text = meshed("shop", "a", "10.77.0.2");
         let one = build(&text);
-        let two = Snapshot::build(&other, &documents(&text), &Memory::default(), 1).unwrap().0;
+        let two = Snapshot::build(&other, &documents(&text), &Memory::default(), 1).0;
         assert_ne!(one.digest(member(&one, "shop/a")), two.digest(member(&two, "shop/a")));
     }
 }

@@ -1,7 +1,7 @@
 //! From the index's types to the messages of `signet.control.v1`, and their digests. Deterministic: lists are sorted, messages
 //! hold no maps.
 use super::reach::{Endpoints, Who, for_asker};
-use super::{Backend, Member};
+use super::{Backend, HostEntry, Member};
 use ipnet::IpNet;
 use prost::Message as _;
 use signet_policy::{Admits, Decision, Mode, Ports, Source};
@@ -125,7 +125,7 @@ fn destination(address: IpAddr, kind: control::Kind) -> control::Destination {
 pub(super) fn workload(member: &Member, asker: &Member, address: IpAddr) -> control::Destination {
     let kind = if member.workload.meshed { control::Kind::Meshed } else { control::Kind::Unmeshed };
     control::Destination {
-        any_port: Some(endpoint(member, address, 0)),
+        any_port: endpoint(member, address, 0),
         selects_self: member.workload.key == asker.workload.key,
         ..destination(address, kind)
     }
@@ -139,57 +139,78 @@ pub(super) fn services(
     asker: &Member,
     address: IpAddr,
 ) -> control::Destination {
+    let selects_self = selects(backends, asker, members);
     if backends.iter().all(|backend| backend.unmeshed) {
-        return control::Destination {
-            selects_self: selects(backends, asker, members),
-            ..destination(address, control::Kind::Unmeshed)
-        };
+        return control::Destination { selects_self, ..destination(address, control::Kind::Unmeshed) };
     }
-    let ports = backends.iter().flat_map(|backend| backend.ports.iter().map(|port| (*backend, port.port, port)));
-    meshed(ports, backends, members, asker, address)
+    let ports = backends.iter().flat_map(|backend| backend.ports.iter().map(|port| (*backend, port)));
+    let ports = ports.map(|(backend, port)| (port.port, endpoints(backend, port, members, asker, address)));
+    control::Destination { ports: by_port(ports), selects_self, ..destination(address, control::Kind::Meshed) }
 }
 
-/// The address of a node: ports that lead into the mesh, and all others to the node itself.
-pub(super) fn node(backends: &[&Backend], members: &[Member], asker: &Member, address: IpAddr) -> control::Destination {
-    let meant: Vec<&Backend> = backends.iter().copied().filter(|backend| !backend.unmeshed).collect();
-    if meant.is_empty() {
-        return destination(address, control::Kind::Unmeshed);
-    }
-    let ports = meant.iter().flat_map(|backend| {
-        let ports = backend.service.cluster.iter().flat_map(|cluster| &cluster.node_ports);
-        ports.filter_map(|(node_port, port)| {
-            Some((*backend, *node_port, backend.ports.iter().find(|each| each.port == *port)?))
-        })
-    });
-    control::Destination { other_ports_unmeshed: true, ..meshed(ports, &meant, members, asker, address) }
-}
-
-fn meshed<'a>(
-    ports: impl Iterator<Item = (&'a Backend, u16, &'a Endpoints)>,
-    backends: &[&Backend],
+/// The address of a node: `host` leads to meshed workloads, `behind` are the Services with a port of every node, `balanced`
+/// those whose load balancer has this address; all other ports lead to the node itself. Every port that Services have on nodes
+/// is listed, so that the sidecar can tell one that is not known yet.
+pub(super) fn node(
+    host: &[HostEntry],
+    behind: &[&Backend],
+    balanced: &[&Backend],
     members: &[Member],
     asker: &Member,
     address: IpAddr,
 ) -> control::Destination {
-    let mut by_port: BTreeMap<u16, control::PortEndpoints> = BTreeMap::new();
-    for (backend, port, endpoints) in ports {
-        let to = for_asker(&endpoints.to, backend.service.cluster.as_ref(), asker, address.is_ipv4());
-        let to = to.into_iter().filter_map(|reach| match reach.who {
-            Who::Member(at) => {
-                let member = members.get(at)?;
-                Some(endpoint(member, nearest(member, address)?, reach.port))
-            }
-            Who::MemberAt(at, own) => Some(endpoint(members.get(at)?, own, reach.port)),
-            Who::Plain(own) => Some(plain(own, reach.port)),
-        });
-        // Of two Services that claim a port of one address, the first has it.
-        by_port.entry(port).or_insert_with(|| control::PortEndpoints { port: port.into(), endpoints: to.collect() });
-    }
+    let to_pods = host.iter().filter_map(|entry| {
+        let member = members.get(entry.member)?;
+        let own = nearest(member, address).and_then(|own| endpoint(member, own, entry.target));
+        Some((entry.port, own.into_iter().collect()))
+    });
+    let node_ports = behind.iter().flat_map(|backend| {
+        let ports = backend.service.cluster.iter().flat_map(|cluster| &cluster.node_ports);
+        ports.map(|(node_port, port)| (*backend, *node_port, *port))
+    });
+    let balancer_ports =
+        balanced.iter().flat_map(|backend| backend.ports.iter().map(|port| (*backend, port.port, port.port)));
+    let to_services = node_ports.chain(balancer_ports).filter_map(|(backend, own, port)| {
+        if backend.unmeshed {
+            return Some((own, vec![plain(address, own)]));
+        }
+        let port = backend.ports.iter().find(|each| each.port == port)?;
+        Some((own, endpoints(backend, port, members, asker, address)))
+    });
     control::Destination {
-        ports: by_port.into_values().collect(),
-        selects_self: selects(backends, asker, members),
+        ports: by_port(to_pods.chain(to_services)),
+        other_ports_unmeshed: true,
         ..destination(address, control::Kind::Meshed)
     }
+}
+
+/// Of two that claim a port of one address, the first has it.
+fn by_port(ports: impl Iterator<Item = (u16, Vec<control::Endpoint>)>) -> Vec<control::PortEndpoints> {
+    let mut by_port: BTreeMap<u16, control::PortEndpoints> = BTreeMap::new();
+    for (port, endpoints) in ports {
+        by_port.entry(port).or_insert_with(|| control::PortEndpoints { port: port.into(), endpoints });
+    }
+    by_port.into_values().collect()
+}
+
+/// The endpoints of a Service's port that this asker should call for an address.
+fn endpoints(
+    backend: &Backend,
+    port: &Endpoints,
+    members: &[Member],
+    asker: &Member,
+    address: IpAddr,
+) -> Vec<control::Endpoint> {
+    let to = for_asker(&port.to, backend.service.cluster.as_ref(), asker, address.is_ipv4());
+    let to = to.into_iter().filter_map(|reach| match reach.who {
+        Who::Member(at) => {
+            let member = members.get(at)?;
+            endpoint(member, nearest(member, address)?, reach.port)
+        }
+        Who::MemberAt(at, own) => endpoint(members.get(at)?, own, reach.port),
+        Who::Plain(own) => Some(plain(own, reach.port)),
+    });
+    to.collect()
 }
 
 fn selects(backends: &[&Backend], asker: &Member, members: &[Member]) -> bool {
@@ -208,14 +229,18 @@ fn nearest(member: &Member, address: IpAddr) -> Option<IpAddr> {
     addresses.iter().find(|a| a.is_ipv4() == address.is_ipv4()).or_else(|| addresses.first()).copied()
 }
 
-fn endpoint(member: &Member, address: IpAddr, port: u16) -> control::Endpoint {
+/// None for a meshed workload without an identity: an endpoint that names none is called in plaintext.
+fn endpoint(member: &Member, address: IpAddr, port: u16) -> Option<control::Endpoint> {
     let workload = &member.workload;
+    if workload.meshed && member.identity.is_none() {
+        return None;
+    }
     let framings: &[&str] = match (workload.meshed, workload.hbone) {
         (false, _) => &[],
         (true, true) => &[H2],
         (true, false) => &[H2, HTTP1],
     };
-    control::Endpoint {
+    Some(control::Endpoint {
         address: bytes(address),
         port: port.into(),
         workload_uid: workload.uid.as_ref().filter(|_| workload.meshed).map(ToString::to_string).unwrap_or_default(),
@@ -223,7 +248,7 @@ fn endpoint(member: &Member, address: IpAddr, port: u16) -> control::Endpoint {
         tunnel_port: workload.tunnel_port.unwrap_or(0).into(),
         framings: framings.iter().map(ToString::to_string).collect(),
         workload_name: workload.key.to_string(),
-    }
+    })
 }
 
 /// SHA-256 over parts, each with its length, so that no two lists of parts give the same bytes.

@@ -1,4 +1,5 @@
 //! The two containers and two volumes that a pod gets, and the sidecar's configuration.
+use super::probes::Turned;
 use super::settings::{Resources, Settings};
 use super::wishes::Wishes;
 use super::{CAPTURE, HEALTH_PORT, SIDECAR, UID};
@@ -15,12 +16,14 @@ pub(super) const HEALTH_NAME: &str = "signet-health";
 const CONFIG: &str = "SIGNET_CONFIG";
 /// The probes that it replays.
 pub(super) const PROBES: &str = "SIGNET_PROBES";
+/// What their paths hold, so that nobody else has them replayed.
+pub(super) const PROBE_KEY: &str = "SIGNET_PROBE_KEY";
 
 const RUN_PATH: &str = "/run/signet";
 const TOKEN_PATH: &str = "/var/run/secrets/signet.dev";
 
 /// The container that writes the redirect rules and ends, and the one that stays.
-pub(super) fn both(settings: &Settings, wishes: &Wishes, probes: &str, guaranteed: bool) -> (Value, Value) {
+pub(super) fn both(settings: &Settings, wishes: &Wishes, probes: &Turned, guaranteed: bool) -> (Value, Value) {
     let config = literal(&configuration(settings, wishes));
     let resources = resources(&wishes.resources, guaranteed);
     let capture = json!({
@@ -55,10 +58,12 @@ pub(super) fn both(settings: &Settings, wishes: &Wishes, probes: &str, guarantee
         "restartPolicy": "Always",
         "env": [
             {"name": CONFIG, "value": config},
-            {"name": PROBES, "value": literal(probes)},
+            {"name": PROBES, "value": literal(&probes.originals)},
+            {"name": PROBE_KEY, "value": probes.key.as_str()},
             field("SIGNET_POD_NAME", "metadata.name"),
             field("SIGNET_POD_NAMESPACE", "metadata.namespace"),
             field("SIGNET_POD_IPS", "status.podIPs"),
+            field("SIGNET_HOST_IPS", "status.hostIPs"),
         ],
         "ports": [{"name": HEALTH_NAME, "containerPort": HEALTH_PORT, "protocol": "TCP"}],
         // Certificate, configuration, and one connection through the redirect; never again after that. The pod's own init

@@ -6,7 +6,7 @@
 //!            `webhook` ─▶ inject() ─▶ a patch | a skip with its cause | a refusal with what would be right
 //! ```
 //!
-//! [`inject`] is pure: no clock, no cluster, no randomness. It may be called again on its own result, after the API server and
+//! [`inject`] is pure: no clock, no cluster, no randomness (the key that it is given is used for a pod that has none). It may be called again on its own result, after the API server and
 //! other injectors have changed it: then it moves our two containers back to the head and makes them new. Started by `program`
 //! in a cluster.
 
@@ -19,6 +19,7 @@ mod settings;
 mod taken;
 mod wishes;
 
+pub use probes::ProbeKey;
 pub use quantity::Quantity;
 pub use refusal::{Refusal, Skip};
 pub use settings::{Resources, Settings};
@@ -55,8 +56,15 @@ pub enum Outcome {
 }
 
 /// Decides about `pod` (a Pod of v1 as JSON), which is being created in a namespace of this name with these labels.
-pub fn inject(pod: &Value, namespace: &str, labels: &BTreeMap<String, String>, settings: &Settings) -> Outcome {
-    match opted_in(pod, namespace, labels, settings).and_then(|()| injected(pod, namespace, labels, settings)) {
+/// `fresh` is for this pod alone.
+pub fn inject(
+    pod: &Value,
+    namespace: &str,
+    labels: &BTreeMap<String, String>,
+    settings: &Settings,
+    fresh: &ProbeKey,
+) -> Outcome {
+    match opted_in(pod, namespace, labels, settings).and_then(|()| injected(pod, namespace, labels, settings, fresh)) {
         Ok(pod) => Outcome::Injected(Box::new(pod)),
         Err(Stop::Skip(skip)) => Outcome::Skipped(skip),
         Err(Stop::Refuse(refusal)) => Outcome::Refused(refusal),
@@ -108,6 +116,7 @@ fn injected(
     namespace: &str,
     labels: &BTreeMap<String, String>,
     settings: &Settings,
+    fresh: &ProbeKey,
 ) -> Result<Value, Stop> {
     if let Some(level) = labels.get(POD_SECURITY).filter(|level| level.as_str() != "privileged") {
         return Err(Refusal::PodSecurity { namespace: namespace.to_owned(), level: level.clone() }.into());
@@ -121,7 +130,7 @@ fn injected(
     let mut new = pod.clone();
     let ours = pod::remove_named(&mut new["spec"]["initContainers"], &[CAPTURE, SIDECAR]);
     pod::remove_named(&mut new["spec"]["volumes"], &[containers::RUN, containers::TOKEN]);
-    let probes = probes::rewrite(&mut new, ours.iter().find(|container| container["name"] == SIDECAR))?;
+    let probes = probes::rewrite(&mut new, ours.iter().find(|container| container["name"] == SIDECAR), fresh)?;
     let guaranteed = quantity::is_guaranteed(&new);
     let (capture, sidecar) = containers::both(settings, &wishes, &probes, guaranteed);
     pod::prepend(&mut new["spec"]["initContainers"], [capture, sidecar]);

@@ -43,7 +43,7 @@ fn labels(pairs: &[(&str, &str)]) -> BTreeMap<String, String> {
 
 /// In a namespace that opted in.
 fn outcome(pod: &Value) -> Outcome {
-    inject(pod, "shop", &labels(&[(INJECT, "enabled")]), &settings())
+    inject(pod, "shop", &labels(&[(INJECT, "enabled")]), &settings(), &ProbeKey::random())
 }
 
 fn must_inject(pod: &Value) -> Value {

@@ -12,17 +12,23 @@
 //! called by `program`, in a cluster only.
 
 mod authority;
+mod bodies;
 mod certificate;
 mod events;
+mod json;
+mod metrics;
 mod review;
 mod server;
 mod trust;
+
+pub use metrics::Metrics;
 
 use crate::inject::Settings;
 use anyhow::Context as _;
 use k8s_openapi::api::core::v1::Namespace;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::OwnerReference;
 use kube::{Api, Client, ResourceExt as _};
+use signet_enroll::rates::{Buckets, Rate};
 use signet_identity::Credentials;
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -30,11 +36,14 @@ use std::time::Duration;
 use tokio::net::TcpListener;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
+use tokio::time::Instant;
 
 /// Who writes, for server-side apply.
 const MANAGER: &str = "signet-operator";
 /// The webhook's Service.
 const SERVICE: &str = "signet-webhook";
+/// Namespaces that are busy at the same time.
+const NAMESPACES: usize = 4096;
 
 /// A webhook that serves.
 #[derive(Debug)]
@@ -50,6 +59,7 @@ pub async fn start(
     client: Client,
     credentials: Arc<Credentials>,
     settings: Settings,
+    metrics: Metrics,
     tasks: &mut JoinSet<&'static str>,
 ) -> anyhow::Result<Webhook> {
     let listener = TcpListener::bind(settings.listen)
@@ -75,7 +85,7 @@ pub async fn start(
         "events"
     });
     tasks.spawn(async move {
-        server::serve(listener, tls, Arc::new(reviewer)).await;
+        server::serve(listener, tls, reviewer, metrics).await;
         "webhook"
     });
     tracing::info!(%listen, "the injection webhook serves");
@@ -109,8 +119,31 @@ async fn in_time<T>(call: impl Future<Output = Result<T, kube::Error>>) -> Resul
 enum CallError {
     #[error("the API server did not answer within 3 s")]
     Late,
+    #[error("too many pods of namespaces without the label signet.dev/inject opt in for the first time at once")]
+    TooOften,
+    #[error("the CA's bundle is not known yet")]
+    NoBundle,
     #[error(transparent)]
     Refused(#[from] kube::Error),
+}
+
+/// So many in all, and so many in one namespace.
+struct Limit {
+    all: Buckets<()>,
+    by_namespace: Buckets<String>,
+    begun: Instant,
+}
+
+impl Limit {
+    fn new(all: Rate, of_namespace: Rate) -> Self {
+        let by_namespace = Buckets::new(of_namespace, NAMESPACES);
+        Self { all: Buckets::new(all, 1), by_namespace, begun: Instant::now() }
+    }
+
+    fn allows(&self, namespace: &str) -> bool {
+        let now = self.begun.elapsed();
+        self.by_namespace.take(&namespace.to_owned(), now).is_ok() && self.all.take(&(), now).is_ok()
+    }
 }
 
 #[cfg(test)]

@@ -1,33 +1,53 @@
-//! HTTPS for the API server: TLS 1.3, HTTP/1.1, one path. Anybody in the cluster can connect, so handshakes, connections, sizes
-//! and times are bounded, and a panic ends one request.
+//! HTTPS for the API server: TLS 1.3, HTTP/1.1, one path. It shows no certificate, and anybody in the cluster can connect: so
+//! everything that a stranger can hold or cause is bounded, and most of it for each address too.
+//!
+//! ```text
+//! accept ─▶ place (48 of one address; who waits makes room) ─▶ TLS and head within 5 s ─▶ body (bytes bounded, 5 s)
+//!        ─▶ rate of the address ─▶ review (16 at once, 2 large ones)
+//! ```
+use super::bodies::{self, Budget};
 use super::certificate::Resolver;
+use super::metrics::Metrics;
 use super::review::Reviewer;
-use http_body_util::{BodyExt as _, Full, Limited};
-use hyper::body::{Bytes, Incoming};
+use http_body_util::{BodyExt as _, Full};
+use hyper::body::{Body as _, Bytes, Incoming};
 use hyper::header::{CONNECTION, CONTENT_TYPE, HeaderValue};
 use hyper::service::service_fn;
 use hyper::{Method, Request, Response, StatusCode};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use rustls::ServerConfig;
+use signet_enroll::places::{Bounds, Place, Places, Stage, Visitor};
+use signet_enroll::rates::{Buckets, Rate};
 use std::convert::Infallible;
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::Semaphore;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::task::JoinSet;
-use tokio::time::{sleep, timeout};
+use tokio::time::{Instant, sleep, timeout, timeout_at};
 use tokio_rustls::TlsAcceptor;
 
-/// API servers keep a few connections each; more wait in the kernel's queue.
-const CONNECTIONS: usize = 256;
-const HANDSHAKE: Duration = Duration::from_secs(5);
+/// An API server has one connection for each review that is under way (Go's client speaks HTTP/1.1 to webhooks,
+/// kubernetes/kubernetes#75791) and keeps 25; several may share an address.
+const BOUNDS: Bounds = Bounds { all: 512, per_address: 48, known: 0 };
+/// From the accept to the end of the first request's head, handshake and all.
+const FIRST_HEAD: Duration = Duration::from_secs(5);
 /// How long a connection may be silent between requests. Go's clients give up after 90 s.
 const IDLE: Duration = Duration::from_secs(100);
 /// From the head of a request to the end of its body.
 const BODY: Duration = Duration::from_secs(5);
-/// The API server takes objects of up to 3 MiB; a review holds one, and on updates two.
-const BODY_BYTES: usize = 8 * 1024 * 1024;
 const HEAD_BYTES: usize = 16 * 1024;
+/// Reviews at once; more wait.
+const REVIEWS: usize = 16;
+/// Of pods that are larger than almost all are: each may need ten times its size.
+const LARGE: usize = 2;
+/// How long a review waits for its turn. The API server waits for 5 s.
+const TURN: Duration = Duration::from_secs(2);
+/// Reviews of one address: more than any cluster creates pods, and few for who wants to keep the API server busy.
+const RATE: Rate = Rate { per_second: 200, burst: 400 };
+/// Addresses that are busy at the same time.
+const ADDRESSES: usize = 10_000;
 
 /// Serves with whatever certificate there is at the moment.
 pub(super) fn tls(resolver: Arc<Resolver>) -> anyhow::Result<Arc<ServerConfig>> {
@@ -42,22 +62,54 @@ pub(super) fn tls(resolver: Arc<Resolver>) -> anyhow::Result<Arc<ServerConfig>> 
     Ok(Arc::new(config))
 }
 
+/// What all connections share.
+struct Door {
+    acceptor: TlsAcceptor,
+    reviewer: Reviewer,
+    metrics: Metrics,
+    places: Arc<Places>,
+    budget: Arc<Budget>,
+    reviews: Arc<Semaphore>,
+    large: Arc<Semaphore>,
+    rate: Buckets<IpAddr>,
+    begun: Instant,
+}
+
 /// For ever; dropping it ends its connections.
-pub(super) async fn serve(listener: TcpListener, tls: Arc<ServerConfig>, reviewer: Arc<Reviewer>) {
-    let acceptor = TlsAcceptor::from(tls);
-    let places = Arc::new(Semaphore::new(CONNECTIONS));
+pub(super) async fn serve(listener: TcpListener, tls: Arc<ServerConfig>, reviewer: Reviewer, metrics: Metrics) {
+    serve_within(BOUNDS, listener, tls, reviewer, metrics).await;
+}
+
+async fn serve_within(
+    bounds: Bounds,
+    listener: TcpListener,
+    tls: Arc<ServerConfig>,
+    reviewer: Reviewer,
+    metrics: Metrics,
+) {
+    let places = Places::new(bounds);
+    metrics.watch(places.clone());
+    let door = Arc::new(Door {
+        acceptor: TlsAcceptor::from(tls),
+        reviewer,
+        metrics,
+        places,
+        budget: Arc::default(),
+        reviews: Arc::new(Semaphore::new(REVIEWS)),
+        large: Arc::new(Semaphore::new(LARGE)),
+        rate: Buckets::new(RATE, ADDRESSES),
+        begun: Instant::now(),
+    });
     let mut connections = JoinSet::new();
     loop {
-        // The semaphore is never closed.
-        let Ok(place) = places.clone().acquire_owned().await else { continue };
         while connections.try_join_next().is_some() {}
         match listener.accept().await {
-            Ok((stream, _)) => {
-                let (acceptor, reviewer) = (acceptor.clone(), reviewer.clone());
-                connections.spawn(async move {
-                    connection(stream, &acceptor, reviewer).await;
-                    drop(place);
-                });
+            Ok((stream, peer)) => {
+                let peer = peer.ip().to_canonical();
+                // Full of connections at work: this one is closed unanswered, and counted.
+                let Ok(place) = door.places.enter(peer) else { continue };
+                let door = door.clone();
+                connections.spawn(async move { door.connection(stream, peer, place).await });
             }
             Err(error) => {
                 // Out of file descriptors, most likely: back off, do not spin (F36).
@@ -68,47 +120,162 @@ pub(super) async fn serve(listener: TcpListener, tls: Arc<ServerConfig>, reviewe
     }
 }
 
-async fn connection(stream: TcpStream, acceptor: &TlsAcceptor, reviewer: Arc<Reviewer>) {
-    // Whoever does not finish has nothing to be told: port scanners, and API servers that trust another CA yet.
-    let stream = match timeout(HANDSHAKE, acceptor.accept(stream)).await {
-        Ok(Ok(stream)) => stream,
-        Ok(Err(error)) => return tracing::debug!(%error, "a handshake with the webhook failed"),
-        Err(_) => return,
-    };
-    let service = service_fn(move |request| {
-        let reviewer = reviewer.clone();
-        async move { Ok::<_, Infallible>(answer(request, &reviewer).await) }
-    });
-    let mut http = hyper::server::conn::http1::Builder::new();
-    http.timer(TokioTimer::new()).header_read_timeout(IDLE).max_buf_size(HEAD_BYTES);
-    if let Err(error) = http.serve_connection(TokioIo::new(stream), service).await {
-        tracing::debug!(%error, "a connection to the webhook ended early");
-    }
-}
-
-async fn answer(request: Request<Incoming>, reviewer: &Reviewer) -> Response<Full<Bytes>> {
-    if request.uri().path() != "/inject" {
-        return text(StatusCode::NOT_FOUND, "not here; there is: POST /inject\n");
-    }
-    if request.method() != Method::POST {
-        return text(StatusCode::METHOD_NOT_ALLOWED, "POST an AdmissionReview\n");
-    }
-    let body = match timeout(BODY, Limited::new(request.into_body(), BODY_BYTES).collect()).await {
-        Ok(Ok(body)) => body.to_bytes(),
-        Ok(Err(_)) => return text(StatusCode::PAYLOAD_TOO_LARGE, "more than 8 MiB, or broken off\n"),
-        Err(_) => return text(StatusCode::REQUEST_TIMEOUT, "the body did not arrive within 5 s\n"),
-    };
-    match reviewer.review(&body).await {
-        Some(review) => {
-            let mut response = Response::new(Full::new(Bytes::from(review.to_string())));
-            response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
-            response
+impl Door {
+    async fn connection(self: Arc<Self>, stream: TcpStream, peer: IpAddr, mut place: Place) {
+        let visitor = place.visitor();
+        tokio::select! {
+            () = self.serve(stream, peer, visitor) => {}
+            // Somebody else came, and this one was waiting.
+            () = place.evicted() => {}
         }
-        None => text(StatusCode::BAD_REQUEST, "this is no AdmissionReview of admission.k8s.io/v1\n"),
+    }
+
+    async fn serve(self: Arc<Self>, stream: TcpStream, peer: IpAddr, visitor: Visitor) {
+        let first_head = Instant::now() + FIRST_HEAD;
+        // Whoever does not finish has nothing to be told: port scanners, and API servers that trust another CA yet.
+        let stream = match timeout_at(first_head, self.acceptor.accept(stream)).await {
+            Ok(Ok(stream)) => stream,
+            Ok(Err(error)) => {
+                self.metrics.refused("handshake");
+                return tracing::debug!(%error, "a handshake with the webhook failed");
+            }
+            Err(_) => return self.metrics.refused("late"),
+        };
+        let (asked, mut first) = tokio::sync::watch::channel(false);
+        let door = self.clone();
+        let service = service_fn(move |request| {
+            let (door, visitor) = (door.clone(), visitor.clone());
+            asked.send_replace(true);
+            async move {
+                let response = door.answer(request, peer, &visitor).await;
+                visitor.stage(Stage::Idle);
+                Ok::<_, Infallible>(response)
+            }
+        });
+        let mut http = hyper::server::conn::http1::Builder::new();
+        http.timer(TokioTimer::new()).header_read_timeout(IDLE).max_buf_size(HEAD_BYTES);
+        let served = http.serve_connection(TokioIo::new(stream), service);
+        let too_late = async {
+            let in_time = timeout_at(first_head, first.wait_for(|asked| *asked)).await.is_ok();
+            if in_time {
+                std::future::pending::<()>().await;
+            }
+            self.metrics.refused("late");
+        };
+        tokio::select! {
+            served = served => if let Err(error) = served {
+                tracing::debug!(%error, "a connection to the webhook ended early");
+            },
+            () = too_late => {}
+        }
+    }
+
+    async fn answer(&self, request: Request<Incoming>, peer: IpAddr, visitor: &Visitor) -> Response<Full<Bytes>> {
+        match self.review(request, peer, visitor).await {
+            Ok(response) => response,
+            Err(refusal) => {
+                self.metrics.refused(refusal.reason());
+                text(refusal)
+            }
+        }
+    }
+
+    async fn review(
+        &self,
+        request: Request<Incoming>,
+        peer: IpAddr,
+        visitor: &Visitor,
+    ) -> Result<Response<Full<Bytes>>, Refusal> {
+        if request.uri().path() != "/inject" {
+            return Err(Refusal::Path);
+        }
+        if request.method() != Method::POST {
+            return Err(Refusal::Method);
+        }
+        self.rate.take(&peer, self.begun.elapsed()).map_err(|_| Refusal::Busy)?;
+        visitor.stage(Stage::Reading);
+        let mut share = self.budget.share(peer);
+        let reading = read(request.into_body(), |length| share.grow(length));
+        let body = timeout(BODY, reading).await.map_err(|_| Refusal::Late)??;
+        visitor.stage(Stage::Working);
+        let _turn = turn(&self.reviews).await?;
+        let _large = if body.len() > bodies::OWN { Some(turn(&self.large).await?) } else { None };
+        let _in_progress = self.metrics.begin();
+        let (answer, verdict) = self.reviewer.review(&body).await.ok_or(Refusal::NoReview)?;
+        self.metrics.reviewed(verdict);
+        let mut response = Response::new(Full::new(Bytes::from(answer.to_string())));
+        response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
+        Ok(response)
     }
 }
 
-fn text(status: StatusCode, body: &'static str) -> Response<Full<Bytes>> {
+async fn turn(places: &Arc<Semaphore>) -> Result<OwnedSemaphorePermit, Refusal> {
+    // The semaphore is never closed.
+    timeout(TURN, places.clone().acquire_owned()).await.ok().and_then(Result::ok).ok_or(Refusal::Busy)
+}
+
+/// The whole body, as long as there is room for what has come.
+async fn read(mut body: Incoming, mut room: impl FnMut(usize) -> bool) -> Result<Vec<u8>, Refusal> {
+    // What is announced is too long already: nothing of it is read.
+    if body.size_hint().lower() > bodies::ONE as u64 {
+        return Err(Refusal::TooLong);
+    }
+    let mut bytes = Vec::new();
+    while let Some(frame) = body.frame().await {
+        let frame = frame.map_err(|_| Refusal::Broken)?;
+        let Some(data) = frame.data_ref() else { continue };
+        let length = bytes.len() + data.len();
+        if length > bodies::ONE {
+            return Err(Refusal::TooLong);
+        }
+        if !room(length) {
+            return Err(Refusal::Busy);
+        }
+        bytes.extend_from_slice(data);
+    }
+    Ok(bytes)
+}
+
+/// Why a request is not reviewed.
+#[derive(Debug, Clone, Copy)]
+enum Refusal {
+    Path,
+    Method,
+    TooLong,
+    Broken,
+    Late,
+    Busy,
+    NoReview,
+}
+
+impl Refusal {
+    /// For metrics.
+    fn reason(self) -> &'static str {
+        match self {
+            Self::Path | Self::Method => "not_found",
+            Self::TooLong => "too_long",
+            Self::Broken => "broken_off",
+            Self::Late => "late",
+            Self::Busy => "busy",
+            Self::NoReview => "no_review",
+        }
+    }
+
+    fn answer(self) -> (StatusCode, &'static str) {
+        match self {
+            Self::Path => (StatusCode::NOT_FOUND, "not here; there is: POST /inject\n"),
+            Self::Method => (StatusCode::METHOD_NOT_ALLOWED, "POST an AdmissionReview\n"),
+            Self::TooLong => (StatusCode::PAYLOAD_TOO_LARGE, "more than 3.5 MiB\n"),
+            Self::Broken => (StatusCode::BAD_REQUEST, "the body was broken off\n"),
+            Self::Late => (StatusCode::REQUEST_TIMEOUT, "the body did not arrive within 5 s\n"),
+            Self::Busy => (StatusCode::TOO_MANY_REQUESTS, "too much at once; try again\n"),
+            Self::NoReview => (StatusCode::BAD_REQUEST, "this is no AdmissionReview of admission.k8s.io/v1\n"),
+        }
+    }
+}
+
+fn text(refusal: Refusal) -> Response<Full<Bytes>> {
+    let (status, body) = refusal.answer();
     let mut response = Response::new(Full::new(Bytes::from_static(body.as_bytes())));
     *response.status_mut() = status;
     let headers = response.headers_mut();

@@ -1,6 +1,7 @@
 //! The bundle for first contact: ConfigMap `signet-trust` in every enrolled namespace, from which a new pod's sidecar knows the
-//! CA. Kept current with the trust state that this program follows; the one in the control namespace is the CA's.
-use super::{CallError, MANAGER, in_time, is_status, owner};
+//! CA. The one in the control namespace is the CA's, and the only source; until it has been seen, the trust state that this
+//! program follows is. Whatever else a copy holds, it is overwritten: its namespace's users may write there, too.
+use super::{CallError, Limit, MANAGER, in_time, is_status, owner};
 use crate::inject::{INJECT, Settings};
 use futures::StreamExt as _;
 use k8s_openapi::api::core::v1::{ConfigMap, Namespace};
@@ -11,6 +12,7 @@ use kube::runtime::WatchStreamExt as _;
 use kube::runtime::watcher::{self, Event, watcher};
 use kube::{Api, Client, ResourceExt as _};
 use serde_json::json;
+use signet_enroll::rates::Rate;
 use signet_identity::{Credentials, TrustDomain};
 use std::collections::{BTreeMap, BTreeSet};
 use std::pin::pin;
@@ -19,22 +21,23 @@ use std::time::Duration;
 
 const NAME: &str = "signet-trust";
 const KEY: &str = "bundle.pem";
-/// With it a replica that lags behind does not write an older bundle over a newer one.
+/// For who looks at a copy; nothing is decided by it.
 const SEQUENCE: &str = "signet.dev/trust-sequence";
 /// How soon copies follow a new trust state.
 const TURN: Duration = Duration::from_secs(1);
-
-/// A copy as it is in the cluster.
-#[derive(Debug, Clone, PartialEq, Eq)]
-struct Copy {
-    bundle: String,
-    sequence: u64,
-}
+/// Copies that reviews make, of namespaces that have the label.
+const ENROLLED: [Rate; 2] = [Rate { per_second: 20, burst: 100 }, Rate { per_second: 1, burst: 5 }];
+/// And of others. That a pod there opted in is the review's word alone, and anybody can send one. Once a namespace has its copy,
+/// nothing more is written for it.
+const OTHERS: [Rate; 2] = [Rate { per_second: 1, burst: 20 }, Rate { per_second: 1, burst: 2 }];
 
 /// What is known of namespaces and copies.
 #[derive(Debug, Default)]
 struct Known {
-    copies: BTreeMap<String, Copy>,
+    /// The bundle in each namespace but the control namespace.
+    copies: BTreeMap<String, String>,
+    /// The one in the control namespace.
+    source: Option<String>,
     /// Namespaces with the label.
     enrolled: BTreeSet<String>,
 }
@@ -47,6 +50,10 @@ pub(super) struct Copies {
     control_namespace: String,
     owner: tokio::sync::OnceCell<OwnerReference>,
     known: Mutex<Known>,
+    /// Held while a review makes a copy.
+    writing: tokio::sync::Mutex<()>,
+    enrolled: Limit,
+    others: Limit,
 }
 
 impl Copies {
@@ -58,21 +65,35 @@ impl Copies {
             control_namespace: settings.control_namespace.clone(),
             owner: tokio::sync::OnceCell::new(),
             known: Mutex::default(),
+            writing: tokio::sync::Mutex::default(),
+            enrolled: Limit::new(ENROLLED[0], ENROLLED[1]),
+            others: Limit::new(OTHERS[0], OTHERS[1]),
         }
     }
 
-    /// Returns when this namespace has a current copy.
-    pub(super) async fn ensure(&self, namespace: &str) -> Result<(), CallError> {
+    /// Returns when this namespace, which is there, has a current copy. `enrolled`: it has the label.
+    pub(super) async fn ensure(&self, namespace: &str, enrolled: bool) -> Result<(), CallError> {
         let wanted = self.wanted();
-        if namespace == self.control_namespace
-            || self.known().copies.get(namespace).is_some_and(|copy| fits(copy, &wanted))
-        {
+        let is_there = || namespace == self.control_namespace || self.known().copies.get(namespace) == Some(&wanted);
+        if is_there() {
             return Ok(());
+        }
+        if wanted.is_empty() {
+            return Err(CallError::NoBundle);
+        }
+        // Many pods of a new namespace come at once: one writes, and the others find it written.
+        let _writing = self.writing.lock().await;
+        if is_there() {
+            return Ok(());
+        }
+        let limit = if enrolled { &self.enrolled } else { &self.others };
+        if !limit.allows(namespace) {
+            return Err(CallError::TooOften);
         }
         self.write(namespace, wanted).await
     }
 
-    async fn write(&self, namespace: &str, wanted: Copy) -> Result<(), CallError> {
+    async fn write(&self, namespace: &str, wanted: String) -> Result<(), CallError> {
         let owner = self.owner.get_or_try_init(|| in_time(owner(&self.client, &self.control_namespace))).await?;
         let object = json!({
             "apiVersion": "v1",
@@ -80,11 +101,11 @@ impl Copies {
             "metadata": {
                 "name": NAME,
                 "labels": {"app.kubernetes.io/part-of": "signet", "app.kubernetes.io/managed-by": MANAGER},
-                "annotations": {SEQUENCE: wanted.sequence.to_string()},
+                "annotations": {SEQUENCE: self.credentials.trust().state().sequence.to_string()},
                 // Gone with our namespace.
                 "ownerReferences": [owner],
             },
-            "data": {KEY: wanted.bundle},
+            "data": {KEY: wanted},
         });
         let api = Api::<ConfigMap>::namespaced(self.client.clone(), namespace);
         in_time(api.patch(NAME, &PatchParams::apply(MANAGER).force(), &Patch::Apply(object))).await?;
@@ -132,11 +153,16 @@ impl Copies {
     fn note_copy(&self, event: Event<ConfigMap>) -> bool {
         let mut known = self.known();
         match event {
+            // The source is kept: what the CA last wrote is nearer to the truth than nothing.
             Event::Init => known.copies.clear(),
             Event::InitApply(copy) | Event::Apply(copy) => {
-                let sequence = copy.annotations().get(SEQUENCE).and_then(|text| text.parse().ok()).unwrap_or(0);
                 let bundle = copy.data.as_ref().and_then(|data| data.get(KEY)).cloned().unwrap_or_default();
-                known.copies.insert(copy.namespace().unwrap_or_default(), Copy { bundle, sequence });
+                let namespace = copy.namespace().unwrap_or_default();
+                if namespace == self.control_namespace {
+                    known.source = Some(bundle).filter(|bundle| !bundle.is_empty());
+                } else {
+                    known.copies.insert(namespace, bundle);
+                }
             }
             Event::Delete(copy) => _ = known.copies.remove(&copy.namespace().unwrap_or_default()),
             Event::InitDone => return true,
@@ -146,21 +172,25 @@ impl Copies {
 
     async fn write_all(&self) {
         let wanted = self.wanted();
+        if wanted.is_empty() {
+            return;
+        }
         let stale: Vec<String> = {
             let known = self.known();
             let names: BTreeSet<&String> = known.copies.keys().chain(&known.enrolled).collect();
-            let stale = names.into_iter().filter(|name| {
-                **name != self.control_namespace && known.copies.get(*name).is_none_or(|copy| !fits(copy, &wanted))
-            });
+            let stale = names
+                .into_iter()
+                .filter(|name| **name != self.control_namespace && known.copies.get(*name) != Some(&wanted));
             stale.cloned().collect()
         };
         for namespace in stale {
             match self.write(&namespace, wanted.clone()).await {
                 Ok(()) => {
-                    tracing::info!(namespace, sequence = wanted.sequence, "the bundle for first contact is written");
+                    tracing::info!(namespace, "the bundle for first contact is written");
                 }
-                // A namespace that is being deleted takes nothing new.
-                Err(CallError::Refused(error)) if is_status(&error, 403) || is_status(&error, 404) => {
+                // A namespace that is being deleted takes nothing new, nor does a copy that a user has made immutable: who makes
+                // a pod there is told.
+                Err(CallError::Refused(error)) if [403, 404, 422].iter().any(|code| is_status(&error, *code)) => {
                     tracing::debug!(namespace, %error, "the bundle for first contact was refused");
                 }
                 Err(error) => {
@@ -170,19 +200,16 @@ impl Copies {
         }
     }
 
-    fn wanted(&self) -> Copy {
+    /// What every copy has to be: what the CA has published, or, until that has been seen, what it has told us.
+    fn wanted(&self) -> String {
+        if let Some(source) = self.known().source.clone() {
+            return source;
+        }
         let trust = self.credentials.trust();
-        let state = trust.state();
-        let bundle = state.bundles.get(&self.trust_domain).map(signet_identity::Bundle::to_pem).unwrap_or_default();
-        Copy { bundle, sequence: state.sequence }
+        trust.state().bundles.get(&self.trust_domain).map(signet_identity::Bundle::to_pem).unwrap_or_default()
     }
 
     fn known(&self) -> MutexGuard<'_, Known> {
         self.known.lock().unwrap_or_else(PoisonError::into_inner)
     }
-}
-
-/// The same bundle, or a newer one than ours.
-fn fits(copy: &Copy, wanted: &Copy) -> bool {
-    copy.bundle == wanted.bundle || (copy.sequence > wanted.sequence && !copy.bundle.is_empty())
 }

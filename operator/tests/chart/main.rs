@@ -4,5 +4,6 @@ mod guard;
 mod helm;
 mod installed;
 mod rendered;
+mod strangers;
 mod webhook;
 mod world;

@@ -7,12 +7,13 @@ use kube::api::ListParams;
 use kube::{Api, ResourceExt as _};
 use serde_json::{Value, json};
 use signet_identity::testing::Authority;
+use signet_operator::metrics::Metrics;
 use signet_operator::{uninstall, webhook};
 use std::net::TcpListener;
 use tokio::task::JoinSet;
 
 /// A port that nobody listens on at this moment.
-fn free_port() -> u16 {
+pub(crate) fn free_port() -> u16 {
     TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
 }
 
@@ -48,7 +49,7 @@ fn flooded(port: u16) {
 }
 
 /// What the webhook answers to these bytes.
-fn call(port: u16, request: &str) -> String {
+pub(crate) fn call(port: u16, request: &str) -> String {
     use std::io::{Read as _, Write as _};
     let stream = std::net::TcpStream::connect(("127.0.0.1", port)).unwrap();
     stream.set_read_timeout(Some(std::time::Duration::from_secs(30))).unwrap();
@@ -63,21 +64,24 @@ fn call(port: u16, request: &str) -> String {
     let mut part = [0; 4096];
     while let Ok(count) = tls.read(&mut part) {
         answer.extend_from_slice(&part[..count]);
-        if count == 0 || answer.windows(4).any(|end| end == b"\r\n\r\n") {
+        if count == 0 || is_whole(&answer) {
             break;
         }
-    }
-    // A body that is short comes with the head or right after it.
-    if answer.starts_with(b"HTTP/1.1 200") && !answer.ends_with(b"}") {
-        let count = tls.read(&mut part).unwrap_or(0);
-        answer.extend_from_slice(&part[..count]);
     }
     String::from_utf8_lossy(&answer).into_owned()
 }
 
+/// Whether the head is there, and as much after it as it announces.
+fn is_whole(answer: &[u8]) -> bool {
+    let Some(end) = answer.windows(4).position(|end| end == b"\r\n\r\n") else { return false };
+    let head = String::from_utf8_lossy(&answer[..end]).to_ascii_lowercase();
+    let length = head.lines().find_map(|line| line.strip_prefix("content-length: ")?.parse().ok()).unwrap_or(0);
+    answer.len() >= end + 4 + length
+}
+
 /// The test asks what is answered, not who answers.
 #[derive(Debug)]
-struct Anybody;
+pub(crate) struct Anybody;
 
 impl rustls::client::danger::ServerCertVerifier for Anybody {
     fn verify_server_cert(
@@ -132,7 +136,10 @@ async fn a_pod_that_opts_in_has_a_sidecar_or_is_refused() {
     let credentials = authority.credentials(&world.control, "signet-operator", None);
     let settings = world.settings(&format!("listen = \"127.0.0.1:{port}\"\nnames = [\"localhost\"]\n"));
     let mut tasks = JoinSet::new();
-    let webhook = webhook::start(operator.clone(), credentials.clone(), settings.clone(), &mut tasks).await.unwrap();
+    let metrics = Metrics::shared();
+    let counted = metrics.webhook.clone();
+    let webhook =
+        webhook::start(operator.clone(), credentials.clone(), settings.clone(), counted, &mut tasks).await.unwrap();
     webhook.ready.clone().wait_for(|ready| *ready).await.unwrap();
 
     let shop = world.namespace(&json!({INJECT: "enabled"})).await;
@@ -203,7 +210,8 @@ async fn a_pod_that_opts_in_has_a_sidecar_or_is_refused() {
     let before = secret().await;
     let mut replica = JoinSet::new();
     let settings = signet_operator::inject::Settings { listen: ([127, 0, 0, 1], 0).into(), ..settings };
-    let second = webhook::start(operator, credentials, settings, &mut replica).await.unwrap();
+    let second =
+        webhook::start(operator, credentials, settings, Metrics::default().webhook, &mut replica).await.unwrap();
     second.ready.clone().wait_for(|ready| *ready).await.unwrap();
     assert_eq!(secret().await.resource_version(), before.resource_version());
 

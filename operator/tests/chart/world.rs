@@ -7,7 +7,7 @@ use kube::{Api, Client};
 use serde_json::{Value, json};
 use signet_apiserver::{ApiServer, object};
 use signet_enroll::settings::File;
-use signet_operator::inject::{self, Outcome, Settings};
+use signet_operator::inject::{self, Outcome, ProbeKey, Settings};
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -105,7 +105,7 @@ impl World {
     /// What injection makes of a pod, without a webhook.
     pub(crate) fn injected(&self, pod: &Value) -> Value {
         let labels = BTreeMap::from([(INJECT.to_owned(), "enabled".to_owned())]);
-        match inject::inject(pod, "shop", &labels, &self.settings("")) {
+        match inject::inject(pod, "shop", &labels, &self.settings(""), &ProbeKey::random()) {
             Outcome::Injected(pod) => *pod,
             other => panic!("{other:?}"),
         }

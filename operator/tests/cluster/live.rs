@@ -1,6 +1,7 @@
 //! The index and the control stream follow a real API server.
 use crate::world::{SIDECAR, create, install, operator, shared, until};
-use kube::api::{DeleteParams, Patch, PatchParams};
+use k8s_openapi::api::core::v1::Node;
+use kube::api::{DeleteParams, Patch, PatchParams, PostParams};
 use kube::core::DynamicObject;
 use kube::{Api, Client};
 use serde_json::{Value, json};
@@ -9,6 +10,7 @@ use signet_operator::cluster::status::Acknowledged;
 use signet_operator::cluster::watch;
 use signet_operator::documents::Key;
 use signet_policy::{Caller, Reason};
+use signet_proto::control::Config;
 
 pub(crate) fn key(namespace: &str, name: &str) -> Key {
     Key { namespace: namespace.into(), name: name.into() }
@@ -53,6 +55,38 @@ async fn a_sidecar_gets_its_configuration_and_every_rule_that_concerns_it() {
 }
 
 #[tokio::test]
+async fn where_nodes_have_their_pods_and_the_cluster_its_services_is_told_to_every_sidecar() {
+    let Some(server) = shared().await else { return };
+    let client = server.client().await;
+    let namespace = server.namespace("ranges").await;
+    let operator = operator(&client).await;
+    let uid = meshed(&client, &namespace, "orders", "10.1.6.2").await;
+    operator.until("the pod", |snapshot| snapshot.find(&key(&namespace, "orders")).is_some()).await;
+    let mut sidecar = operator.attach(&namespace, "default", &uid).await;
+    let has = |config: &Config, range: &str| {
+        let range: ipnet::IpNet = range.parse().unwrap();
+        let bytes = match range.network() {
+            std::net::IpAddr::V4(a) => a.octets().to_vec(),
+            std::net::IpAddr::V6(a) => a.octets().to_vec(),
+        };
+        config.mesh_ranges.iter().any(|p| p.address == bytes && p.length == u32::from(range.prefix_len()))
+    };
+    sidecar.until("the cluster's own range of Services", |config| has(config, "fd00:10:96::/112")).await;
+
+    let nodes: Api<Node> = Api::all(client.clone());
+    let node = json!({
+        "metadata": {"name": "ranges"}, "spec": {"podCIDR": "172.30.7.0/24", "podCIDRs": ["172.30.7.0/24"]},
+    });
+    nodes.create(&PostParams::default(), &serde_json::from_value(node).unwrap()).await.unwrap();
+    sidecar.until("the node's pods", |config| has(config, "172.30.7.0/24")).await;
+    let addresses = json!({"status": {"addresses": [{"type": "ExternalIP", "address": "198.51.100.77"}]}});
+    nodes.patch_status("ranges", &PatchParams::default(), &Patch::Merge(addresses)).await.unwrap();
+    sidecar.until("the node itself", |config| has(config, "198.51.100.77/32")).await;
+    nodes.delete("ranges", &DeleteParams::default()).await.unwrap();
+    sidecar.until("its end", |config| !has(config, "172.30.7.0/24")).await;
+}
+
+#[tokio::test]
 async fn f10_a_certificate_for_another_pod_is_not_answered() {
     let Some(server) = shared().await else { return };
     let client = server.client().await;
@@ -80,7 +114,7 @@ async fn revisions_of_replicas_agree_and_grow_with_deletions_too() {
     remove_pod(&client, &namespace, "b").await;
     let after = one.until("the deletion", |snapshot| snapshot.find(&key(&namespace, "b")).is_none()).await;
     assert!(after.revision() > before.revision());
-    assert!(!one.hub.is_behind(u64::MAX));
+    assert!(!one.hub.is_behind(tokio::time::Instant::now()));
     // Another replica that never saw the pod is not behind.
     let two = operator(&client).await;
     let other = two.until("the same", |snapshot| snapshot.find(&key(&namespace, "a")).is_some()).await;

@@ -1,6 +1,7 @@
 //! Status on a real API server: who writes it, and what it says.
 use crate::live::{key, meshed};
 use crate::world::{create, operator_of, shared, until};
+use k8s_openapi::api::coordination::v1::Lease;
 use kube::core::DynamicObject;
 use kube::{Api, Client};
 use serde_json::{Value, json};
@@ -136,6 +137,33 @@ async fn the_holder_of_the_lease_hears_of_the_others_and_another_takes_over() {
     sidecar.until("the second rule", |config| config.rules.len() == 2).await;
     until("the other writes", || async { (words(&status(&client, &namespace, "s").await) == IN_FORCE).then_some(()) })
         .await;
+}
+
+#[tokio::test]
+async fn a_holder_that_stops_gives_the_lease_back_and_another_s_it_leaves_alone() {
+    let Some(server) = shared().await else { return };
+    let client = server.client().await;
+    let control = server.namespace("control").await;
+    let leases: Api<Lease> = Api::namespaced(client.clone(), &control);
+    let spec = || async { leases.get("signet-operator").await.ok()?.spec };
+    let holder = |name: String| async move { (spec().await?.holder_identity? == name).then_some(()) };
+    let authority = Arc::new(Authority::new("mesh.example"));
+    let mut one = operator_of(&client, authority.clone(), &control).await;
+    one.write_status("one");
+    until("one holds it", || holder(format!("{control}/one"))).await;
+    let renewed = spec().await.unwrap().renew_time;
+    one.stop().await;
+    let after = spec().await.unwrap();
+    assert_eq!(after.holder_identity.as_deref(), Some(""), "it is nobody's at once");
+    assert!(after.renew_time >= renewed);
+
+    let mut two = operator_of(&client, authority.clone(), &control).await;
+    two.write_status("two");
+    until("two holds it", || holder(format!("{control}/two"))).await;
+    let mut three = operator_of(&client, authority, &control).await;
+    three.write_status("three");
+    three.stop().await;
+    assert_eq!(spec().await.unwrap().holder_identity, Some(format!("{control}/two")));
 }
 
 #[tokio::test]

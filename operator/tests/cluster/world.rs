@@ -108,6 +108,7 @@ pub(crate) struct Operator {
     client: Client,
     control_namespace: String,
     tasks: JoinSet<&'static str>,
+    lease: Option<cluster::lease::Release>,
     _serving: JoinSet<()>,
 }
 
@@ -153,6 +154,7 @@ pub(crate) async fn operator_of(
         client,
         control_namespace,
         tasks,
+        lease: None,
         _serving: serving,
     }
 }
@@ -186,7 +188,15 @@ impl Operator {
             credentials: self.credentials.clone(),
             own: self.identity(),
         };
-        status.spawn(&mut self.tasks);
+        self.lease = Some(status.spawn(&mut self.tasks));
+    }
+
+    /// Stops as the program stops: everything that writes ends, then the lease is given back.
+    pub(crate) async fn stop(mut self) {
+        self.tasks.shutdown().await;
+        if let Some(lease) = self.lease {
+            lease.now().await.unwrap();
+        }
     }
 
     pub(crate) fn identity(&self) -> SpiffeId {

@@ -3,10 +3,11 @@ use crate::world::*;
 use signet_enroll::channel;
 use signet_identity::testing::{Authority, leaf_params, now};
 use signet_identity::{Credentials, Svid};
-use signet_operator::control::Limits;
+use signet_operator::control::{Hub, Limits};
 use signet_operator::state::Outcome;
 use signet_proto::control::control_client::ControlClient;
-use signet_proto::control::{Ack, Up, up};
+use signet_proto::control::{Ack, Up, Version, up};
+use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::mpsc;
 use tokio::time::{Instant, timeout};
@@ -47,6 +48,40 @@ async fn a_reconnect_that_holds_the_version_hears_nothing_until_something_change
     // What comes first is the change, not the configuration that is held.
     assert_eq!(world.apply(&format!("{MESH}{RULE}")), Outcome::Applied);
     assert_eq!(again.config().await.rules.len(), 1);
+}
+
+#[tokio::test]
+async fn f12_a_sidecar_that_claims_a_newer_version_moves_nobody_but_itself() {
+    let world = world(Limits::default(), Some(MESH)).await;
+    let revision = world.published.snapshot.borrow().as_ref().unwrap().revision();
+    let claimed = Version { revision: revision + 5, digest: "other".into() };
+    let now = Instant::now();
+    let behind = |hub: Arc<Hub>, at| async move {
+        let seen = timeout(SOON, async {
+            while !hub.presences().get("shop/a").is_some_and(|presence| presence.behind) {
+                tokio::task::yield_now().await;
+            }
+        });
+        seen.await.expect("it is not noticed");
+        hub.is_behind(at)
+    };
+    let mut liar = world.attach("a", Some("uid-a"), hello(Some(claimed.clone()))).await.unwrap();
+    assert!(behind(world.hub.clone(), now).await);
+    // It asks and asks, and comes again and again: nothing is looked up for it within ten seconds.
+    for _ in 0..3 {
+        liar = world.attach("a", Some("uid-a"), hello(Some(claimed.clone()))).await.unwrap();
+        liar.say(want([10, 77, 0, 3])).await;
+        assert!(!behind(world.hub.clone(), now + Duration::from_secs(9)).await);
+    }
+    assert!(behind(world.hub.clone(), now + Duration::from_secs(11)).await);
+    assert_eq!(liar.destinations().await.len(), 1, "what it asks about it hears");
+
+    // Nothing is built anew; it alone goes on from a number of its own.
+    world.hub.confirm(revision + 5);
+    assert_eq!(liar.config().await.version.unwrap().revision, revision + 6);
+    assert_eq!(world.published.snapshot.borrow().as_ref().unwrap().revision(), revision);
+    let mut other = world.attach("b", Some("uid-b"), hello(None)).await.unwrap();
+    assert_eq!(other.config().await.version.unwrap().revision, revision);
 }
 
 #[tokio::test]

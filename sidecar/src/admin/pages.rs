@@ -12,6 +12,7 @@ use serde_json::{Value, json};
 use signet_enroll::Status as Enrolment;
 use signet_identity::{Bundle, SpiffeId, hex};
 use signet_policy::{Admits, Decision, EgressException, Mode, Ports, Source as Callers, WorkloadRule};
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use tokio::sync::watch;
@@ -37,6 +38,8 @@ pub struct Source {
     pub readiness: Arc<Readiness>,
     /// What the health door does for `/app-probe/...`; nothing outside a pod.
     pub replay: Option<Replay>,
+    /// The node's addresses, as far as they are known: the kubelet may call from one.
+    pub node: Vec<IpAddr>,
 }
 
 /// The page under this path.

@@ -1,23 +1,36 @@
 //! The HTTP server of both doors: few connections, short times, GET only.
+//!
+//! Strangers reach the health door, and the kubelet must: a connection that shows the pod's key is no stranger's, has a place
+//! apart and keeps it; of the others each address has few, and the oldest makes room for the newest. So the kubelet's call, which
+//! sends its head at once, is never kept out by those who hold connections. The node's own addresses, where they are known, have
+//! places that no pod can take.
 use super::pages::{self, Source};
 use super::{Door, Page};
-use crate::replay::{self, Answer};
+use crate::live::Direction;
+use crate::record::Facts;
+use crate::replay::{self, Answer, Kind, Replay};
 use http::{HeaderValue, Method, Request, Response, StatusCode, header};
 use http_body_util::Full;
 use hyper::body::{Bytes, Incoming};
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
+use signet_enroll::places::{Bounds, Place, Places, Stage};
 use std::future::Future;
 use std::io;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::{Mutex, Semaphore};
+use tokio::sync::Mutex;
 use tokio::task::JoinSet;
+use tokio::time::Instant;
 
-/// Enough for kubelet, Prometheus and a few people; above that connections wait in the backlog.
-const CONNECTIONS: usize = 32;
+/// Connections to the admin door: a few people, all on loopback.
+const ADMIN: Bounds = Bounds { all: 32, per_address: 32, known: 0 };
+/// To the health door: Prometheus, a few others, and probes of many containers at once.
+const HEALTH: Bounds = Bounds { all: 32, per_address: 4, known: 64 };
+/// And from the node's own addresses.
+const NODE: Bounds = Bounds { all: 16, per_address: 16, known: 64 };
 /// How long a connection may take.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Times {
@@ -58,9 +71,10 @@ pub async fn serve(door: Door, listeners: Vec<TcpListener>, source: Arc<Source>)
 
 pub(super) async fn serve_within(times: Times, door: Door, listeners: Vec<TcpListener>, source: Arc<Source>) {
     let mut accepting = JoinSet::new();
-    let room = Arc::new(Semaphore::new(CONNECTIONS));
+    let everybody = Places::new(if door == Door::Admin { ADMIN } else { HEALTH });
+    let rooms = Arc::new(Rooms { everybody, node: Places::new(NODE) });
     for listener in listeners {
-        accepting.spawn(accept(times, door, listener, source.clone(), room.clone()));
+        accepting.spawn(accept(times, door, listener, source.clone(), rooms.clone()));
     }
     while let Some(ended) = accepting.join_next().await {
         if let Err(error) = ended {
@@ -69,24 +83,33 @@ pub(super) async fn serve_within(times: Times, door: Door, listeners: Vec<TcpLis
     }
 }
 
-async fn accept(times: Times, door: Door, listener: TcpListener, source: Arc<Source>, room: Arc<Semaphore>) {
+/// The places of one door.
+struct Rooms {
+    everybody: Arc<Places>,
+    node: Arc<Places>,
+}
+
+async fn accept(times: Times, door: Door, listener: TcpListener, source: Arc<Source>, rooms: Arc<Rooms>) {
     let mut connections = JoinSet::new();
     loop {
-        // The semaphore is never closed: without a permit there is nothing to serve.
-        let Ok(permit) = room.clone().acquire_owned().await else { return };
         while connections.try_join_next().is_some() {}
         match listener.accept().await {
-            Ok((stream, _)) => {
+            Ok((stream, peer)) => {
+                let peer = crate::path::canonical(peer);
+                let is_node = door == Door::Health && source.node.contains(&peer.ip());
+                let places = if is_node { &rooms.node } else { &rooms.everybody };
+                // Nobody is at work for long here: all who are there are, and this one is closed unanswered.
+                let Ok(mut place) = places.enter(peer.ip()) else { continue };
                 let source = source.clone();
                 connections.spawn(async move {
                     let replaying = Replaying::default();
-                    let served = connection(times, door, stream, source, replaying.clone());
+                    let served = connection(times, door, stream, peer, source, replaying.clone(), &place);
                     tokio::select! {
                         // A peer that is slow, gone or speaks something else has nothing to be told.
                         ended = served => drop(ended),
                         () = over(times, replaying) => {}
+                        () = place.evicted() => {}
                     }
-                    drop(permit);
                 });
             }
             Err(error) => {
@@ -118,26 +141,37 @@ fn connection(
     times: Times,
     door: Door,
     stream: TcpStream,
+    peer: SocketAddr,
     source: Arc<Source>,
     replaying: Replaying,
-) -> impl Future<Output = hyper::Result<()>> {
+    place: &Place,
+) -> impl Future<Output = hyper::Result<()>> + use<> {
     let reached = stream.local_addr().map(|address| address.ip());
+    let visitor = place.visitor();
     let service = service_fn(move |request: Request<Incoming>| {
-        let (source, replaying) = (source.clone(), replaying.clone());
+        let (source, replaying, visitor) = (source.clone(), replaying.clone(), visitor.clone());
         let reached = reached.as_ref().ok().copied();
         async move {
             let replay = source.replay.as_ref().filter(|_| door == Door::Health && request.method() == Method::GET);
             let path = request.uri().path();
-            let page = match (replay, path.strip_prefix(replay::PREFIX), reached) {
-                (Some(replay), Some(name), Some(reached)) => {
+            let declared = replay.zip(path.strip_prefix(replay::PREFIX)).zip(reached);
+            let declared =
+                declared.and_then(|((replay, name), reached)| Some((replay, name, replay.find(name)?, reached)));
+            let page = match declared {
+                Some((replay, name, kind, reached)) if visitor.becomes_known() => {
                     let _held = replaying.lock().await;
-                    match replay.run(name, reached).await {
+                    let call = Call { source: &source, replay, name, kind, peer, reached };
+                    match call.make().await {
                         Answer::Status(status) => Page { status, kind: TEXT, body: String::new() },
                         Answer::Nothing => return Err(Unanswered),
                     }
                 }
-                _ => answer(&source, door, request.method(), path),
+                // The kubelet takes any answer to a hook for a success.
+                Some((_, _, Kind::Hook, _)) => return Err(Unanswered),
+                Some(_) => Page { status: StatusCode::SERVICE_UNAVAILABLE, kind: TEXT, body: String::new() },
+                None => answer(&source, door, request.method(), path),
             };
+            visitor.stage(Stage::Idle);
             Ok(respond(page))
         }
     });
@@ -146,6 +180,36 @@ fn connection(
         .header_read_timeout(times.head)
         .max_buf_size(HEAD_BYTES)
         .serve_connection(TokioIo::new(stream), service)
+}
+
+/// A declared call that somebody with the pod's key asks for.
+struct Call<'a> {
+    source: &'a Source,
+    replay: &'a Replay,
+    name: &'a str,
+    kind: Kind,
+    peer: SocketAddr,
+    reached: IpAddr,
+}
+
+impl Call<'_> {
+    async fn make(&self) -> Answer {
+        let begun = Instant::now();
+        let answer = self.replay.run(self.name, self.reached).await;
+        if let (Kind::Hook, Some(log)) = (self.kind, &self.source.access_log) {
+            let done = answer != Answer::Nothing;
+            let facts = Facts {
+                source: self.peer,
+                reason: if done { "hook_replayed" } else { "hook_failed" },
+                text: Some(replay::shown(self.name).to_owned()),
+                admitted: done,
+                duration: Instant::now().duration_since(begun),
+                ..Facts::new(Direction::Inbound, &self.source.shared)
+            };
+            log.write(SystemTime::now(), &facts);
+        }
+        answer
+    }
 }
 
 fn answer(source: &Source, door: Door, method: &Method, path: &str) -> Page {

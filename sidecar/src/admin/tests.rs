@@ -7,6 +7,7 @@ use crate::report::Reporter;
 use crate::shared::{Settings, Shared};
 use crate::view::View;
 use serde_json::Value;
+use signet_enroll::settings::LogFormat;
 use signet_identity::{Credentials, TrustState};
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -41,6 +42,29 @@ fn source() -> Source {
         operator_connected: Arc::new(AtomicBool::new(false)),
         readiness: Arc::new(Readiness::default()),
         replay: None,
+        node: Vec::new(),
+    }
+}
+
+const KEY: &str = "00112233445566778899aabbccddeeff";
+
+/// Replays these to whoever listens on 127.0.0.1.
+fn replay(probes: &str) -> crate::replay::Replay {
+    let declared = crate::replay::Declared::read(probes, KEY, "127.0.0.1", &[]).unwrap();
+    crate::replay::Replay::new(declared, socket::Sources::new(vec!["127.0.0.1".parse().unwrap()]))
+}
+
+/// A writer that shows what it got.
+#[derive(Clone, Default)]
+struct Shown(Arc<std::sync::Mutex<Vec<u8>>>);
+
+impl std::io::Write for Shown {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        self.0.lock().unwrap().extend_from_slice(bytes);
+        Ok(bytes.len())
+    }
+    fn flush(&mut self) -> std::io::Result<()> {
+        Ok(())
     }
 }
 
@@ -204,20 +228,93 @@ async fn the_health_door_replays_declared_probes_and_shows_nothing_of_their_answ
         r#"{{"a": {{"liveness": {{"httpGet": {{"port": {port}}}}}, "preStop": {{"httpGet": {{"port": {port}}}}},
             "postStart": {{"httpGet": {{"port": 1}}}}}}}}"#
     );
-    let declared = crate::replay::Declared::read(&probes, "127.0.0.1", &[]).unwrap();
-    let sources = socket::Sources::new(vec!["127.0.0.1".parse().unwrap()]);
-    let source = Source { replay: Some(crate::replay::Replay::new(declared, sources)), ..source() };
+    let shown = Shown::default();
+    let access_log = crate::observe::AccessLog::start(LogFormat::Text, shown.clone()).unwrap();
+    let source = Source { replay: Some(replay(&probes)), access_log: Some(access_log.clone()), ..source() };
     let health = served(Door::Health, source.clone()).await;
-    let whole = raw(health, "GET /app-probe/a/liveness HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n").await;
+    let whole =
+        raw(health, &format!("GET /app-probe/{KEY}/a/liveness HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")).await;
     assert!(whole.starts_with("HTTP/1.1 418 "), "{whole}");
     assert!(!whole.to_ascii_lowercase().contains("secret"), "{whole}");
-    assert_eq!(get(health, "/app-probe/a/preStop").await, (200, String::new()));
-    assert_eq!(get(health, "/app-probe/a/postStart").await, (0, String::new()), "cut, so that the hook fails");
-    for path in ["/app-probe/a/readiness", "/app-probe/", "/app-probe", "/app-probe/a/liveness/../liveness"] {
+    let probe = |name: &str| format!("/app-probe/{KEY}/{name}");
+    assert_eq!(get(health, &probe("a/preStop")).await, (200, String::new()));
+    assert_eq!(get(health, &probe("a/postStart")).await, (0, String::new()), "cut, so that the hook fails");
+    for path in ["/app-probe/", "/app-probe", "/app-probe/a/liveness", "/app-probe/a/preStop", "/app-probe//a/preStop"]
+    {
         assert_eq!(get(health, path).await.0, 404, "{path}");
     }
-    let post = raw(health, "POST /app-probe/a/liveness HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n").await;
+    for name in ["a/readiness", "", "a/liveness/../liveness"] {
+        assert_eq!(get(health, &probe(name)).await.0, 404, "{name}");
+    }
+    let path = probe("a/liveness");
+    let post = raw(health, &format!("POST {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")).await;
     assert!(post.starts_with("HTTP/1.1 405 "), "{post}");
     let admin = served(Door::Admin, source).await;
-    assert_eq!(get(admin, "/app-probe/a/liveness").await.0, 404, "one door alone");
+    assert_eq!(get(admin, &path).await.0, 404, "one door alone");
+    // Each hook that was replayed is a line, and nobody learns the key from it.
+    access_log.flush(Duration::from_secs(10));
+    let lines = String::from_utf8(shown.0.lock().unwrap().clone()).unwrap();
+    assert_eq!(lines.lines().count(), 2, "{lines}");
+    assert!(lines.contains("inbound carried reason=hook_replayed source=127.0.0.1:"), "{lines}");
+    assert!(lines.contains("inbound refused reason=hook_failed") && lines.contains("text=\"a/postStart\""), "{lines}");
+    assert!(!lines.contains(KEY), "{lines}");
+}
+
+/// A connection from this address of loopback that sends these bytes and then nothing.
+async fn holding(from: [u8; 4], to: SocketAddr, bytes: &str) -> TcpStream {
+    let socket = tokio::net::TcpSocket::new_v4().unwrap();
+    socket.bind((from, 0).into()).unwrap();
+    let mut stream = socket.connect(to).await.unwrap();
+    stream.write_all(bytes.as_bytes()).await.unwrap();
+    stream
+}
+
+#[tokio::test]
+async fn f12_strangers_who_hold_connections_fail_no_probe() {
+    let app = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let port = app.local_addr().unwrap().port();
+    let source = Source {
+        replay: Some(replay(&format!(r#"{{"a": {{"liveness": {{"tcpSocket": {{"port": {port}}}}}}}}}"#))),
+        ..source()
+    };
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let health = listener.local_addr().unwrap();
+    // Nobody is told to go by a clock: those who wait make room, or nobody gets in.
+    let long = Duration::from_secs(3600);
+    let times = server::Times { head: long, all: long };
+    tokio::spawn(server::serve_within(times, Door::Health, vec![listener], Arc::new(source)));
+    let mut held = Vec::new();
+    // One stranger, who also has the address that the kubelet seems to come from; and then many.
+    for from in [[127, 0, 0, 1]; 40].into_iter().chain((2..=60).map(|last| [127, 0, 0, last])) {
+        held.push(holding(from, health, "GET /healthz HTTP/1.1\r\nHost: x\r\n").await);
+    }
+    let asked = async {
+        for _ in 0..3 {
+            assert_eq!(get(health, &format!("/app-probe/{KEY}/a/liveness")).await.0, 200);
+            assert_eq!(get(health, "/readyz").await.0, 503, "answered");
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(60), asked).await.expect("strangers keep the kubelet out");
+}
+
+#[tokio::test]
+async fn f12_a_slow_probe_is_not_ended_by_strangers_of_the_same_address() {
+    let app = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let port = app.local_addr().unwrap().port();
+    let probes = format!(r#"{{"a": {{"liveness": {{"httpGet": {{"port": {port}}}, "timeoutSeconds": 600}}}}}}"#);
+    let health = served(Door::Health, Source { replay: Some(replay(&probes)), ..source() }).await;
+    let path = format!("/app-probe/{KEY}/a/liveness");
+    let (told, ()) = tokio::join!(get(health, &path), async {
+        let (mut stream, _) = app.accept().await.unwrap();
+        let mut held = Vec::new();
+        for _ in 0..20 {
+            held.push(holding([127, 0, 0, 1], health, "GET /").await);
+        }
+        // Answered after all of them have their places.
+        assert_eq!(get(health, "/healthz").await.0, 200);
+        let mut head = [0; 1024];
+        assert!(stream.read(&mut head).await.unwrap() > 0);
+        stream.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n").await.unwrap();
+    });
+    assert_eq!(told.0, 200);
 }

@@ -88,6 +88,20 @@ async fn what_nobody_calls_is_forgotten_and_where_nobody_is_soon() {
 }
 
 #[test]
+fn ranges_alone_change_the_configuration_that_they_are_for_and_no_other() {
+    let version = |revision, digest: &str| Some(wire::Version { revision, digest: digest.into() });
+    let config = wire::Config { version: version(1, "a"), workload_name: "orders".into(), ..wire::Config::default() };
+    let held = Held { config: Some(config.clone()), ..Held::default() };
+    let mesh_ranges = vec![wire::Prefix { address: vec![10, 0, 0, 0], length: 8 }];
+    let of =
+        |base: &str| wire::Ranges { version: version(2, "b"), base: base.into(), mesh_ranges: mesh_ranges.clone() };
+    let changed = wire::Config { version: version(2, "b"), mesh_ranges: mesh_ranges.clone(), ..config };
+    assert_eq!(held.with_ranges(of("a")), Ok(changed));
+    assert_eq!(held.with_ranges(of("c")), Err(version(2, "b")));
+    assert_eq!(Held::default().with_ranges(of("")), Err(version(2, "b")));
+}
+
+#[test]
 fn news_with_one_bad_address_are_refused_whole_asked_for_or_not() {
     let ((view, _questions), mut held) = (View::new(), Held::default());
     held.follow(ip(1), &view, true).unwrap();

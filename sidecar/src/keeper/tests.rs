@@ -173,9 +173,98 @@ fn f38_a_plain_connection_is_cut_when_the_posture_denies_what_was_called_or_the_
             wire::Posture { inbound: "deny".into(), egress: "allow".into(), egress_exceptions: vec![exception] };
         let version = Some(wire::Version { revision: 1, digest: "1".into() });
         view.apply(&wire::Config { version, posture: Some(posture), ..wire::Config::default() }).unwrap();
-        connection_verdict(&live, &view.state().unwrap())
+        connection_verdict(&live, &view.state().unwrap(), &view)
     };
     assert_eq!(verdict(&[203, 0, 113, 1]), None);
     assert_eq!(verdict(&[192, 0, 2, 10]), Some(CutReason::EgressGone));
     assert_eq!(verdict(&[198, 51, 100, 1]), Some(CutReason::EgressGone));
+}
+
+/// An open connection in plaintext to an address; what is asked about, and what becomes of it once this is known there.
+struct Plain {
+    view: Arc<View>,
+    questions: tokio::sync::mpsc::Receiver<std::net::IpAddr>,
+    live: crate::live::Registered<Live>,
+}
+
+impl Plain {
+    fn to(destination: &str, endpoint: &str) -> Self {
+        let (view, questions) = View::new();
+        let [from, to, endpoint] = ["127.0.0.1:1", destination, endpoint].map(|text| text.parse().unwrap());
+        let live =
+            Arc::new(crate::live::Registry::default()).open(Direction::Outbound, from, to, Some(endpoint), None, false);
+        Self { view, questions, live }
+    }
+
+    /// The mesh's ranges are this one address.
+    fn ranges(&self, revision: u64, address: [u8; 4]) {
+        use signet_proto::control as wire;
+        let posture = wire::Posture { inbound: "deny".into(), egress: "allow".into(), egress_exceptions: vec![] };
+        let config = wire::Config {
+            version: Some(wire::Version { revision, digest: revision.to_string() }),
+            posture: Some(posture),
+            mesh_ranges: vec![wire::Prefix { address: address.to_vec(), length: 32 }],
+            ..wire::Config::default()
+        };
+        self.view.apply(&config).unwrap();
+    }
+
+    /// Somebody is behind this address, at every port or at one.
+    fn known(&self, address: [u8; 4], port: Option<u32>, identity: &str) {
+        use signet_proto::control as wire;
+        let endpoint = wire::Endpoint {
+            address: vec![10, 9, 9, 9],
+            port: port.map_or(0, |_| 8080),
+            spiffe_id: identity.into(),
+            ..wire::Endpoint::default()
+        };
+        let mut destination = wire::Destination {
+            address: address.to_vec(),
+            kind: wire::Kind::Meshed.into(),
+            ..wire::Destination::default()
+        };
+        match port {
+            None => destination.any_port = Some(endpoint),
+            Some(port) => destination.ports = vec![wire::PortEndpoints { port, endpoints: vec![endpoint] }],
+        }
+        self.view.learn(&wire::Destinations { destinations: vec![destination] }).unwrap();
+    }
+
+    fn verdict(&self) -> Option<CutReason> {
+        connection_verdict(&self.live, &self.view.state().unwrap(), &self.view)
+    }
+}
+
+const ORDERS: &str = "spiffe://example.org/ns/shop/sa/orders";
+
+#[test]
+fn a_plain_connection_is_cut_once_its_endpoint_is_known_to_be_meshed() {
+    let mut plain = Plain::to("10.0.0.5:8080", "10.0.0.5:8080");
+    plain.ranges(1, [10, 0, 0, 4]);
+    assert_eq!((plain.verdict(), plain.questions.try_recv().ok()), (None, None), "outside the ranges nobody is asked");
+    plain.ranges(2, [10, 0, 0, 5]);
+    assert_eq!(plain.verdict(), None);
+    assert_eq!(plain.questions.try_recv().unwrap(), "10.0.0.5".parse::<std::net::IpAddr>().unwrap());
+    plain.known([10, 0, 0, 5], None, "");
+    assert_eq!(plain.verdict(), None, "it has no sidecar");
+    plain.known([10, 0, 0, 5], None, ORDERS);
+    assert_eq!(plain.verdict(), Some(CutReason::MeshedNow));
+}
+
+#[test]
+fn of_a_service_or_a_node_the_port_that_was_called_is_judged() {
+    let plain = Plain::to("10.0.0.5:80", "10.0.0.5:80");
+    plain.ranges(1, [10, 0, 0, 5]);
+    plain.known([10, 0, 0, 5], Some(81), ORDERS);
+    assert_eq!(plain.verdict(), None);
+    plain.known([10, 0, 0, 5], Some(80), ORDERS);
+    assert_eq!(plain.verdict(), Some(CutReason::MeshedNow));
+}
+
+#[test]
+fn an_endpoint_that_was_chosen_is_judged_and_not_the_service_before_it() {
+    let plain = Plain::to("10.0.0.5:80", "203.0.113.9:8080");
+    plain.ranges(1, [10, 0, 0, 5]);
+    plain.known([10, 0, 0, 5], Some(80), ORDERS);
+    assert_eq!(plain.verdict(), None, "its other endpoints are meshed, this one is not");
 }

@@ -9,7 +9,7 @@ use crate::record::Record;
 use crate::refusal::Refusal;
 use crate::shared::Shared;
 use crate::tls::{Framing, Proven, Tls, is_alert};
-use crate::view::{Destination, Endpoint, Named};
+use crate::view::{Endpoint, Named, Way};
 use signet_policy::Decision;
 use std::io;
 use std::net::SocketAddr;
@@ -96,7 +96,7 @@ async fn open(path: &Rc<Path>, to: Option<SocketAddr>, record: &mut Record) -> R
 }
 
 /// The endpoints of a destination; `None`: this workload itself. Waits for the operator only inside the mesh's ranges.
-async fn route(shared: &Shared, to: SocketAddr) -> Result<Option<Vec<Endpoint>>, Refusal> {
+pub(super) async fn route(shared: &Shared, to: SocketAddr) -> Result<Option<Vec<Endpoint>>, Refusal> {
     let patience = shared.settings.unknown_wait;
     let deadline = tokio::time::Instant::now() + patience;
     let mut changes = shared.view.changes();
@@ -107,18 +107,12 @@ async fn route(shared: &Shared, to: SocketAddr) -> Result<Option<Vec<Endpoint>>,
             if state.addresses.contains(&to.ip()) {
                 return Ok(None);
             }
-            let one = |address, peer| Some(vec![Endpoint { address, port: to.port(), peer }]);
-            match shared.view.destination(to.ip()).as_deref() {
-                Some(Destination::Workload(endpoint)) => return Ok(one(endpoint.address, endpoint.peer.clone())),
-                Some(Destination::Service(ports)) => {
-                    return ports.get(&to.port()).cloned().map(Some).ok_or(Refusal::NoServicePort(to.ip(), to.port()));
-                }
-                Some(Destination::Node(ports)) => {
-                    return Ok(ports.get(&to.port()).cloned().or_else(|| one(to.ip(), None)));
-                }
-                Some(Destination::Unmeshed) => return Ok(one(to.ip(), None)),
-                Some(Destination::Unknown) | None if !state.may_be_meshed(to.ip()) => return Ok(one(to.ip(), None)),
-                Some(Destination::Unknown) | None => shared.view.ask(to.ip()),
+            let known = shared.view.destination(to.ip());
+            match known.map_or(Way::Unknown, |destination| destination.way(to)) {
+                Way::To(endpoints) => return Ok(Some(endpoints)),
+                Way::NoSuchPort => return Err(Refusal::NoServicePort(to.ip(), to.port())),
+                Way::Unknown if state.may_be_meshed(to.ip()) => shared.view.ask(to.ip()),
+                Way::Unknown => return Ok(Some(vec![Endpoint { address: to.ip(), port: to.port(), peer: None }])),
             }
         }
         let again = deadline.min(tokio::time::Instant::now() + ASK_AGAIN);
@@ -170,9 +164,7 @@ async fn plain_endpoint(path: &Path, application: SocketAddr, record: &mut Recor
         return Err(Refusal::EgressDenied(to));
     }
     // Two answers of the operator that do not agree: a destination known to be meshed is never dialled in plaintext.
-    if let Some(Destination::Workload(Endpoint { peer: Some(_), .. })) =
-        path.shared.view.destination(application.ip()).as_deref()
-    {
+    if path.shared.view.destination(application.ip()).is_some_and(|known| known.is_meshed(application.port())) {
         return Err(Refusal::Contradiction(application));
     }
     record.plain();

@@ -26,6 +26,7 @@ mod floods;
 mod inbound_head;
 mod live;
 mod pool;
+mod unknown;
 
 pub const SOON: Duration = Duration::from_secs(5);
 

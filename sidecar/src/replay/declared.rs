@@ -1,4 +1,4 @@
-//! What may be replayed: the content of `SIGNET_PROBES`, as injection wrote it.
+//! What may be replayed: the content of `SIGNET_PROBES`, as injection wrote it, each under the key in `SIGNET_PROBE_KEY`.
 //!
 //! ```json
 //! {"app": {"liveness": {"httpGet": {"path": "/live", "port": 8080}, "timeoutSeconds": 1},
@@ -11,6 +11,7 @@ use serde_json::Value;
 use std::collections::HashMap;
 use std::net::IpAddr;
 use std::time::Duration;
+use tokio::sync::Mutex;
 
 /// A hook without an end of its own; the kubelet ends the pod's grace earlier.
 const LONGEST: Duration = Duration::from_secs(3600);
@@ -18,6 +19,7 @@ const LONGEST: Duration = Duration::from_secs(3600);
 /// Everything that may be replayed, and where to.
 #[derive(Debug, Default)]
 pub struct Declared {
+    /// By `KEY/CONTAINER/KIND`, so that the key is looked for as the whole is: in a time that says nothing about it.
     probes: HashMap<String, Probe>,
     addresses: Vec<IpAddr>,
     own_ports: Vec<u16>,
@@ -40,6 +42,9 @@ pub enum DeclaredError {
     /// `SIGNET_POD_IPS` holds something else.
     #[error("SIGNET_POD_IPS: found {0:?}; want this pod's addresses, separated by commas")]
     Addresses(String),
+    /// `SIGNET_PROBE_KEY` is none.
+    #[error("SIGNET_PROBE_KEY: found something of {0} bytes; want at least 32 of 0-9 and a-f, which nobody can guess")]
+    Key(usize),
 }
 
 /// A declared probe or hook.
@@ -48,10 +53,12 @@ pub(super) struct Probe {
     pub(super) kind: Kind,
     pub(super) action: Action,
     pub(super) timeout: Duration,
+    /// Held while a hook is replayed: one at a time.
+    pub(super) replaying: Mutex<()>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Kind {
+pub(crate) enum Kind {
     Probe,
     Hook,
 }
@@ -74,8 +81,8 @@ pub(super) struct Get {
 }
 
 impl Declared {
-    /// Reads both variables; one that is not set is empty. `own_ports` are the sidecar's, which are never called.
-    pub fn read(probes: &str, addresses: &str, own_ports: &[u16]) -> Result<Self, DeclaredError> {
+    /// Reads the variables; one that is not set is empty. `own_ports` are the sidecar's, which are never called.
+    pub fn read(probes: &str, key: &str, addresses: &str, own_ports: &[u16]) -> Result<Self, DeclaredError> {
         let parts = addresses.split(',').map(str::trim).filter(|part| !part.is_empty());
         let addresses = parts
             .map(|part| part.parse().map_err(|_| DeclaredError::Addresses(part.to_owned())))
@@ -87,12 +94,16 @@ impl Declared {
         let wrong = |error: serde_json::Error| refuse("the whole", error.to_string(), "a JSON object");
         let all: Value = serde_json::from_str(probes).map_err(wrong)?;
         let containers = all.as_object().ok_or_else(|| refuse("the whole", "something else", "a JSON object"))?;
+        // Without anything to replay there is nothing to guard.
+        if !containers.is_empty() && (key.len() < 32 || !key.bytes().all(|byte| byte.is_ascii_hexdigit())) {
+            return Err(DeclaredError::Key(key.len()));
+        }
         for (container, kinds) in containers {
             let kinds = kinds.as_object().ok_or_else(|| refuse(container, "something else", "an object of kinds"))?;
             for (kind, probe) in kinds {
                 let name = format!("{container}/{kind}");
                 let probe = read.probe(&name, kind, probe)?;
-                read.probes.insert(name, probe);
+                read.probes.insert(format!("{key}/{name}"), probe);
             }
         }
         Ok(read)
@@ -117,7 +128,7 @@ impl Declared {
             (_, Kind::Probe) => Duration::from_secs(1),
             (_, Kind::Hook) => LONGEST,
         };
-        Ok(Probe { kind, action, timeout })
+        Ok(Probe { kind, action, timeout, replaying: Mutex::default() })
     }
 
     fn port(&self, place: &str, action: &Value) -> Result<u16, DeclaredError> {
@@ -146,7 +157,7 @@ impl Declared {
         Ok(Get { https, port: self.port(place, get)?, path, headers })
     }
 
-    /// What is declared under `CONTAINER/KIND`.
+    /// What is declared under `KEY/CONTAINER/KIND`.
     pub(super) fn find(&self, name: &str) -> Option<&Probe> {
         self.probes.get(name)
     }

@@ -5,22 +5,26 @@
 //! callers:
 //!
 //! ```text
-//! kubelet ── GET :15021/app-probe/CONTAINER/KIND ──▶ admin::server ──▶ Replay ── HTTP, HTTPS, TCP or gRPC ──▶ application
+//! kubelet ── GET :15021/app-probe/KEY/CONTAINER/KIND ──▶ admin::server ──▶ Replay ── HTTP, HTTPS, TCP or gRPC ──▶ application
 //! ```
 //!
+//! KEY is in the pod's spec and known to nobody else but who may read pods: a stranger who reaches the port can make the sidecar
+//! call nothing, neither hooks nor probes. A hook is replayed once at a time, and each time is a line of the access log.
+//!
 //! Nothing that the caller sends reaches the application, and nothing of the application's answer but its verdict the caller.
-//! Built by `run` from `SIGNET_PROBES` and `SIGNET_POD_IPS`.
+//! Built by `run` from `SIGNET_PROBES`, `SIGNET_PROBE_KEY` and `SIGNET_POD_IPS`.
 
 mod declared;
 mod grpc;
 mod http;
 
 pub use declared::Declared;
+pub(crate) use declared::Kind;
 
 use crate::path::socket::Sources;
 use crate::refusal::Refusal;
 use ::http::StatusCode;
-use declared::{Action, Kind, Probe};
+use declared::{Action, Probe};
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use tokio::net::TcpStream;
@@ -53,16 +57,25 @@ impl Replay {
         Self(Arc::new(Inner { declared, sources }))
     }
 
-    /// Makes the call that is declared under `CONTAINER/KIND`; 404 when there is none. `reached` is the address of this pod
+    /// What is declared under `KEY/CONTAINER/KIND`.
+    pub(crate) fn find(&self, name: &str) -> Option<Kind> {
+        self.0.declared.find(name).map(|probe| probe.kind)
+    }
+
+    /// Makes the call that is declared under `KEY/CONTAINER/KIND`; 404 when there is none. `reached` is the address of this pod
     /// that the caller called.
     pub(crate) async fn run(&self, name: &str, reached: IpAddr) -> Answer {
         let Inner { declared, sources } = &*self.0;
         let Some(probe) = declared.find(name) else { return Answer::Status(StatusCode::NOT_FOUND) };
         let ip = declared.own_address(reached);
-        let outcome = tokio::time::timeout(probe.timeout, call(probe, ip, sources, declared)).await;
+        let called = async {
+            let _alone = if probe.kind == Kind::Hook { Some(probe.replaying.lock().await) } else { None };
+            call(probe, ip, sources, declared).await
+        };
+        let outcome = tokio::time::timeout(probe.timeout, called).await;
         let outcome = outcome.unwrap_or(Err(Failed::Late(probe.timeout)));
         if let Err(error) = &outcome {
-            tracing::debug!(probe = name, %error, "a probe failed");
+            tracing::debug!(probe = shown(name), %error, "a probe failed");
         }
         match (probe.kind, outcome) {
             // The kubelet looks at no status of a hook.
@@ -75,6 +88,11 @@ impl Replay {
             (Kind::Probe, _) => Answer::Status(StatusCode::BAD_GATEWAY),
         }
     }
+}
+
+/// A name as it may be shown: without the key.
+pub(crate) fn shown(name: &str) -> &str {
+    name.split_once('/').map_or("", |(_, name)| name)
 }
 
 /// Why the application gave no verdict.

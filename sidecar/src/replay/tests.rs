@@ -3,19 +3,21 @@
 use super::*;
 use std::net::Ipv4Addr;
 use std::sync::Mutex;
+use std::time::Duration;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpListener;
 
+const KEY: &str = "00112233445566778899aabbccddeeff";
 const POD: IpAddr = IpAddr::V4(Ipv4Addr::LOCALHOST);
 const SOURCE: IpAddr = IpAddr::V4(Ipv4Addr::new(127, 0, 0, 2));
 
 fn replay(probes: &str) -> Replay {
-    let declared = Declared::read(probes, "127.0.0.1", &[15001, 15020]).unwrap();
+    let declared = Declared::read(probes, KEY, "127.0.0.1", &[15001, 15020]).unwrap();
     Replay::new(declared, Sources::new(vec![SOURCE]))
 }
 
 async fn status(replay: &Replay, name: &str) -> u16 {
-    match replay.run(name, POD).await {
+    match replay.run(&format!("{KEY}/{name}"), POD).await {
         Answer::Status(status) => status.as_u16(),
         Answer::Nothing => 0,
     }
@@ -153,7 +155,7 @@ async fn an_application_that_is_not_there_fails_the_probe_and_cuts_the_hook() {
     for kind in ["liveness", "startup", "readiness"] {
         assert_eq!(status(&replay, &format!("a/{kind}")).await, 502, "{kind}");
     }
-    assert_eq!(replay.run("a/preStop", POD).await, Answer::Nothing);
+    assert_eq!(replay.run(&format!("{KEY}/a/preStop"), POD).await, Answer::Nothing);
 }
 
 #[tokio::test]
@@ -231,38 +233,43 @@ async fn grpc_asks_for_the_service_and_believes_serving_alone() {
 }
 
 #[tokio::test]
-async fn https_asks_for_no_certificate() {
-    let key = rcgen::KeyPair::generate().unwrap();
-    let certificate = rcgen::CertificateParams::new(["anybody.example".to_owned()]).unwrap().self_signed(&key).unwrap();
-    let secret = rustls_pki_types::PrivatePkcs8KeyDer::from(key.serialize_der()).into();
-    let config = rustls::ServerConfig::builder_with_provider(signet_identity::tls::provider())
-        .with_protocol_versions(&[&rustls::version::TLS13])
-        .unwrap()
-        .with_no_client_auth()
-        .with_single_cert(vec![certificate.der().clone()], secret)
-        .unwrap();
-    let listener = TcpListener::bind((POD, 0)).await.unwrap();
-    let port = listener.local_addr().unwrap().port();
-    let probes = format!(r#"{{"a": {{"liveness": {{"httpGet": {{"port": {port}, "scheme": "HTTPS"}}}}}}}}"#);
-    let replay = replay(&probes);
-    let (told, head) = tokio::join!(status(&replay, "a/liveness"), async {
-        let (stream, _) = listener.accept().await.unwrap();
-        let mut tls = tokio_rustls::TlsAcceptor::from(Arc::new(config)).accept(stream).await.unwrap();
-        let mut head = Vec::new();
-        while !head.ends_with(b"\r\n\r\n") {
-            tls.read_buf(&mut head).await.unwrap();
-        }
-        tls.write_all(answer("200 OK").as_bytes()).await.unwrap();
-        tls.shutdown().await.unwrap();
-        head
-    });
-    assert_eq!(told, 200);
-    assert!(head.starts_with(b"GET / HTTP/1.1\r\n"));
+async fn https_asks_for_no_certificate_and_takes_the_versions_that_the_kubelet_takes() {
+    for version in [&rustls::version::TLS13, &rustls::version::TLS12] {
+        // A signature that no certificate of the mesh has.
+        let key = rcgen::KeyPair::generate_for(&rcgen::PKCS_ECDSA_P384_SHA384).unwrap();
+        let params = rcgen::CertificateParams::new(["anybody.example".to_owned()]).unwrap();
+        let certificate = params.self_signed(&key).unwrap();
+        let secret = rustls_pki_types::PrivatePkcs8KeyDer::from(key.serialize_der()).into();
+        let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+        let config = rustls::ServerConfig::builder_with_provider(provider)
+            .with_protocol_versions(&[version])
+            .unwrap()
+            .with_no_client_auth()
+            .with_single_cert(vec![certificate.der().clone()], secret)
+            .unwrap();
+        let listener = TcpListener::bind((POD, 0)).await.unwrap();
+        let port = listener.local_addr().unwrap().port();
+        let probes = format!(r#"{{"a": {{"liveness": {{"httpGet": {{"port": {port}, "scheme": "HTTPS"}}}}}}}}"#);
+        let replay = replay(&probes);
+        let (told, head) = tokio::join!(status(&replay, "a/liveness"), async {
+            let (stream, _) = listener.accept().await.unwrap();
+            let mut tls = tokio_rustls::TlsAcceptor::from(Arc::new(config)).accept(stream).await.unwrap();
+            let mut head = Vec::new();
+            while !head.ends_with(b"\r\n\r\n") {
+                tls.read_buf(&mut head).await.unwrap();
+            }
+            tls.write_all(answer("200 OK").as_bytes()).await.unwrap();
+            tls.shutdown().await.unwrap();
+            head
+        });
+        assert_eq!(told, 200, "{version:?}");
+        assert!(head.starts_with(b"GET / HTTP/1.1\r\n"));
+    }
 }
 
 #[test]
 fn what_injection_would_not_write_is_refused_at_the_start() {
-    let refused = |probes: &str| Declared::read(probes, "", &[15020]).expect_err(probes).to_string();
+    let refused = |probes: &str| Declared::read(probes, KEY, "", &[15020]).expect_err(probes).to_string();
     for (probes, words) in [
         ("[]", "a JSON object"),
         ("{", "a JSON object"),
@@ -283,16 +290,68 @@ fn what_injection_would_not_write_is_refused_at_the_start() {
         let refusal = refused(probes);
         assert!(refusal.starts_with("SIGNET_PROBES: ") && refusal.contains(words), "{probes}: {refusal}");
     }
-    assert!(Declared::read("{}", "10.0.0.1,host", &[]).is_err());
+    assert!(Declared::read("{}", "", "10.0.0.1,host", &[]).is_err());
 }
 
 #[test]
 fn the_application_is_called_at_the_pods_own_address() {
-    let declared = Declared::read("", "10.0.0.7, fd00::7", &[]).unwrap();
+    let declared = Declared::read("", "", "10.0.0.7, fd00::7", &[]).unwrap();
     let own = |reached: &str| declared.own_address(reached.parse().unwrap()).to_string();
     assert_eq!(own("10.0.0.7"), "10.0.0.7");
     assert_eq!(own("::ffff:10.0.0.7"), "10.0.0.7");
     assert_eq!(own("fd00::7"), "fd00::7");
     assert_eq!(own("127.0.0.1"), "10.0.0.7", "never loopback");
     assert_eq!(own("169.254.113.1"), "10.0.0.7");
+}
+
+#[tokio::test]
+async fn f12_nothing_is_called_without_the_pods_key() {
+    let (port, asked) = application(vec![answer("200 OK")]).await;
+    let get = format!(r#"{{"httpGet": {{"port": {port}}}}}"#);
+    let replay = replay(&format!(r#"{{"a": {{"liveness": {get}, "preStop": {get}}}}}"#));
+    let other = KEY.replace('f', "e");
+    for key in ["", "/", &other, &KEY[..31], &KEY.to_uppercase(), "*"] {
+        for kind in ["liveness", "preStop"] {
+            for name in [format!("{key}/a/{kind}"), format!("a/{kind}"), format!("{key}a/{kind}")] {
+                assert_eq!(replay.run(&name, POD).await, Answer::Status(StatusCode::NOT_FOUND), "{name}");
+            }
+        }
+    }
+    assert!(asked.lock().unwrap().is_empty());
+    assert_eq!((status(&replay, "a/liveness").await, status(&replay, "a/preStop").await), (200, 200));
+}
+
+#[test]
+fn f12_probes_without_a_key_that_nobody_guesses_are_refused_at_the_start() {
+    let probes = r#"{"a": {"liveness": {"tcpSocket": {"port": 1}}}}"#;
+    for key in ["", "1", &KEY[1..], &KEY.replace('0', "x")] {
+        let refusal = Declared::read(probes, key, "", &[]).unwrap_err().to_string();
+        assert!(refusal.starts_with("SIGNET_PROBE_KEY: "), "{refusal}");
+        assert!(key.is_empty() || key.len() < 8 || !refusal.contains(key), "no key in a log: {refusal}");
+    }
+    Declared::read("{}", "", "", &[]).unwrap();
+}
+
+#[tokio::test]
+async fn a_hook_is_replayed_once_at_a_time() {
+    let listener = TcpListener::bind((POD, 0)).await.unwrap();
+    let port = listener.local_addr().unwrap().port();
+    let replay = replay(&format!(r#"{{"a": {{"preStop": {{"httpGet": {{"port": {port}}}}}}}}}"#));
+    let both = async { tokio::join!(status(&replay, "a/preStop"), status(&replay, "a/preStop")) };
+    let served = async {
+        for _ in 0..2 {
+            let (mut stream, _) = listener.accept().await.unwrap();
+            let mut head = [0; 1024];
+            assert!(stream.read(&mut head).await.unwrap() > 0);
+            // A second call at the same moment would be in the queue by now: each has had its turn to connect.
+            for _ in 0..100 {
+                tokio::task::yield_now().await;
+            }
+            let next = tokio::time::timeout(Duration::ZERO, listener.accept()).await;
+            assert!(next.is_err(), "two at once");
+            stream.write_all(answer("200 OK").as_bytes()).await.unwrap();
+        }
+    };
+    let (told, ()) = tokio::join!(both, served);
+    assert_eq!(told, (200, 200));
 }

@@ -130,6 +130,29 @@ fn a_node_of_a_cluster_is_told_from_a_service() {
     assert!(matches!(Destination::read(&node).unwrap(), Destination::Node(ports) if ports.contains_key(&30080)));
 }
 
+#[test]
+fn a_port_of_a_node_that_may_lead_into_the_mesh_is_unknown_until_the_operator_lists_it() {
+    let named = Named { id: WEB.parse().unwrap(), uid: None, tunnel_port: 15008, h2: true, http1: true };
+    let pod = Endpoint { address: "10.0.0.2".parse().unwrap(), port: 80, peer: Some(named) };
+    let plain = |port| Endpoint { address: "192.0.2.1".parse().unwrap(), port, peer: None };
+    let ports = HashMap::from([(30080, vec![pod.clone()]), (30081, vec![plain(30081)]), (8000, vec![pod.clone()])]);
+    let (node, service) = (Destination::Node(ports.clone()), Destination::Service(ports));
+    let way = |destination: &Destination, port| destination.way(SocketAddr::new("192.0.2.1".parse().unwrap(), port));
+    for (port, wanted) in [
+        (30080, Way::To(vec![pod.clone()])),
+        (8000, Way::To(vec![pod])),
+        (30081, Way::To(vec![plain(30081)])),
+        (30082, Way::Unknown),
+        (32767, Way::Unknown),
+        (32768, Way::To(vec![plain(32768)])),
+        (443, Way::To(vec![plain(443)])),
+    ] {
+        assert_eq!(way(&node, port), wanted, "{port}");
+    }
+    assert_eq!(way(&service, 443), Way::NoSuchPort);
+    assert!(node.is_meshed(8000) && !node.is_meshed(30081) && !node.is_meshed(443));
+}
+
 fn version() -> impl Strategy<Value = Option<wire::Version>> {
     prop::option::weighted(0.9, (0..6_u64, "[ab]").prop_map(|(revision, digest)| wire::Version { revision, digest }))
 }

@@ -8,7 +8,9 @@ use tokio::signal::unix::{SignalKind, signal};
 
 const USAGE: &str = "usage: signet-workload JOB [+ JOB]...
   pause                      wait for SIGTERM, and reap what is left to process 1
-  http PORT [WORDS]          HTTP/1.1 with keep-alive: 200 and WORDS. /slow/MS waits, /status/N answers N, /say/X answers X
+  http PORT [WORDS]          HTTP/1.1 with keep-alive: 200 and WORDS. /slow/MS waits, /status/N answers N, /say/X answers X;
+                             /health answers 500 once somebody asked for /fall-ill; /slow/ and /note/ are printed: `asked PATH`
+  https PORT                 the same over TLS
   first PORT WORDS           speak first: WORDS and a newline, then echo
   echo PORT                  give back what comes
   grpc PORT                  gRPC health checking: always SERVING

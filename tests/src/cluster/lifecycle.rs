@@ -10,7 +10,7 @@ use std::{
 };
 
 /// The programs that every cluster of the tests can run: ours, and the tests' own workload.
-const IMAGES: [&str; 5] = ["signet-ca", "signet-operator", "signet-sidecar", "signet", "signet-workload"];
+pub(super) const IMAGES: [&str; 5] = ["signet-ca", "signet-operator", "signet-sidecar", "signet", "signet-workload"];
 
 /// Standard inputs that must end when this process does, and not before.
 static HELD: Mutex<Vec<ChildStdin>> = Mutex::new(Vec::new());
@@ -63,11 +63,7 @@ fn write_images(dir: &Path) -> anyhow::Result<Vec<PathBuf>> {
         .iter()
         .map(|name| {
             let workload = *name == "signet-workload";
-            let reference = if workload {
-                WORKLOAD.to_owned()
-            } else {
-                format!("docker.io/signet/{name}:{}", env!("CARGO_PKG_VERSION"))
-            };
+            let reference = if workload { WORKLOAD.to_owned() } else { super::reference(name) };
             let image = Image {
                 name: (*name).to_owned(),
                 program: programs.join(name),

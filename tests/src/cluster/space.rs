@@ -48,10 +48,15 @@ impl<'c> Space<'c> {
         self.cluster.kubectl(&[&["-n", &self.name], arguments].concat())
     }
 
-    /// Applies documents in this namespace.
+    /// Applies documents in this namespace; what `kubectl` said, or why they were refused.
+    pub fn try_apply(&self, documents: &str) -> anyhow::Result<String> {
+        self.cluster.kubectl_with(&["-n", &self.name, "apply", "-f", "-"], documents)
+    }
+
+    /// Applies documents that must be accepted.
     #[track_caller]
     pub fn apply(&self, documents: &str) {
-        if let Err(error) = self.cluster.kubectl_with(&["-n", &self.name, "apply", "-f", "-"], documents) {
+        if let Err(error) = self.try_apply(documents) {
             panic!("{error:#}\n{documents}");
         }
     }
@@ -59,7 +64,7 @@ impl<'c> Space<'c> {
     /// Applies documents that must be refused; gives the reason.
     #[track_caller]
     pub fn refused(&self, documents: &str) -> String {
-        match self.cluster.kubectl_with(&["-n", &self.name, "apply", "-f", "-"], documents) {
+        match self.try_apply(documents) {
             Err(error) => format!("{error:#}"),
             Ok(said) => panic!("this should have been refused: {said}\n{documents}"),
         }

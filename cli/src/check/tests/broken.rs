@@ -77,8 +77,8 @@ fn what_the_chart_installs() {
         Sign::Fail,
         |f| {
             edit(&mut f.webhooks.as_mut().unwrap()[0], |w| {
-                w["webhooks"][1]["clientConfig"]["service"]["namespace"] = "other".into()
-            })
+                w["webhooks"][1]["clientConfig"]["service"]["namespace"] = "other".into();
+            });
         },
         "pod.injector.signet.dev asks other/signet-webhook:443, but the operator is mesh/signet-webhook:443",
         "helm upgrade signet",
@@ -148,7 +148,7 @@ fn who_believes_in_other_roots() {
     );
     let behind = |f: &mut Facts| {
         f.health.get_mut("ca-1").unwrap().metrics =
-            Ok(Page { status: 200, body: "signet_ca_trust_sequence 6\n".into() })
+            Ok(Page { status: 200, body: "signet_ca_trust_sequence 6\n".into() });
     };
     found(
         "trust.sequence",
@@ -201,7 +201,7 @@ fn programs_that_are_not_there_or_not_well() {
     );
     let old = |f: &mut Facts| {
         edit(&mut f.deployments.as_mut().unwrap()[0], |d| {
-            d["spec"]["template"]["spec"]["containers"][0]["image"] = "r:5000/signet/signet-ca:0.0.9".into()
+            d["spec"]["template"]["spec"]["containers"][0]["image"] = "r:5000/signet/signet-ca:0.0.9".into();
         });
     };
     found("versions.skew", Sign::Warn, old, "0.0.9: signet-ca", "helm upgrade signet");
@@ -247,7 +247,7 @@ fn pods_without_a_good_sidecar() {
         assert!(wrong(&facts).is_empty(), "{well_so}: {:#?}", wrong(&facts));
     }
     let unready = |f: &mut Facts| {
-        edit(&mut f.pods.as_mut().unwrap()[0], |p| p["status"]["initContainerStatuses"][0]["ready"] = false.into())
+        edit(&mut f.pods.as_mut().unwrap()[0], |p| p["status"]["initContainerStatuses"][0]["ready"] = false.into());
     };
     found(
         "pods.ready",
@@ -258,8 +258,8 @@ fn pods_without_a_good_sidecar() {
     );
     let old = |f: &mut Facts| {
         edit(&mut f.pods.as_mut().unwrap()[0], |p| {
-            p["spec"]["initContainers"][0]["image"] = "signet/signet-sidecar:0.0.9".into()
-        })
+            p["spec"]["initContainers"][0]["image"] = "signet/signet-sidecar:0.0.9".into();
+        });
     };
     let words =
         format!("have another sidecar (signet/signet-sidecar:0.0.9) than is injected now ({IMAGE}): shop/orders");
@@ -270,7 +270,7 @@ fn pods_without_a_good_sidecar() {
 fn rules_that_are_refused_pending_or_idle() {
     let push = |rule: Value| move |f: &mut Facts| f.rules.as_mut().unwrap().push(rule);
     let good = || json!({"target": {"all": true}, "from": []});
-    let mut refused = rule("bad", good());
+    let mut refused = rule("bad", &good());
     refused["status"]["conditions"][0]["status"] = "False".into();
     refused["status"]["conditions"][0]["message"] = "spec.mode: found enforce".into();
     found(
@@ -280,7 +280,7 @@ fn rules_that_are_refused_pending_or_idle() {
         "refused: shop/bad (spec.mode: found enforce)",
         "kubectl -n shop describe allowrule bad",
     );
-    let mut pending = rule("slow", good());
+    let mut pending = rule("slow", &good());
     pending["status"]["conditions"][1]["status"] = "False".into();
     found(
         "rules.status",
@@ -289,7 +289,7 @@ fn rules_that_are_refused_pending_or_idle() {
         "shop/slow (Programmed is False: well)",
         "kubectl -n shop describe allowrule slow",
     );
-    let mut changed = rule("new", good());
+    let mut changed = rule("new", &good());
     changed["metadata"]["generation"] = 2.into();
     found(
         "rules.status",
@@ -298,7 +298,7 @@ fn rules_that_are_refused_pending_or_idle() {
         "shop/new (the operator has not judged its present form)",
         "describe allowrule new",
     );
-    let target = |target: Value| push(rule("idle", json!({"target": target, "from": []})));
+    let target = |target: Value| push(rule("idle", &json!({"target": target, "from": []})));
     let hint = "kubectl -n shop get pods --show-labels; then kubectl -n shop edit allowrule idle";
     found(
         "rules.targets",
@@ -330,7 +330,7 @@ fn rules_that_are_refused_pending_or_idle() {
         f.rules
             .as_mut()
             .unwrap()
-            .push(rule("idle", json!({"target": {"podSelector": {"matchLabels": {"app": "bare"}}}, "from": []})));
+            .push(rule("idle", &json!({"target": {"podSelector": {"matchLabels": {"app": "bare"}}}, "from": []})));
     };
     found("rules.targets", Sign::Warn, bare, "shop/idle selects 1 pod and none of them has a sidecar", hint);
 }
@@ -349,8 +349,8 @@ fn addresses_that_are_rewritten() {
     );
     let recorded = |f: &mut Facts| {
         edit(&mut f.configs.as_mut().unwrap()[2], |c| {
-            c["data"]["ca.toml"] = "[kubernetes]\npeer_address = \"record\"".into()
-        })
+            c["data"]["ca.toml"] = "[kubernetes]\npeer_address = \"record\"".into();
+        });
     };
     found("network.addresses", Sign::Warn, recorded, "ca.peerAddress is record", "--set ca.peerAddress=require");
 }

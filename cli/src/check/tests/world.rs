@@ -31,7 +31,7 @@ pub(super) fn pod(name: &str, ports: &Value) -> Value {
 pub(super) const IMAGE: &str = concat!("signet/signet-sidecar:", env!("CARGO_PKG_VERSION"));
 
 /// A rule of `shop` in force.
-pub(super) fn rule(name: &str, spec: Value) -> Value {
+pub(super) fn rule(name: &str, spec: &Value) -> Value {
     let condition = |kind: &str| json!({"type": kind, "status": "True", "reason": "Valid", "message": "well", "observedGeneration": 1});
     json!({
         "apiVersion": "signet.dev/v1alpha1", "kind": "AllowRule",
@@ -168,7 +168,7 @@ pub(super) fn well() -> Facts {
         Ok(vec![object(pod("orders", &ports)), object(pod("checkout", &ports)), object(pod("cart", &json!([])))]);
     facts.rules = Ok(vec![rule(
         "orders-callers",
-        json!({"target": {"service": "orders", "ports": [8080, "http"]}, "from": [{"serviceAccount": "checkout"}]}),
+        &json!({"target": {"service": "orders", "ports": [8080, "http"]}, "from": [{"serviceAccount": "checkout"}]}),
     )]);
     facts
 }

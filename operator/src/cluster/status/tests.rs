@@ -20,12 +20,12 @@ fn pod(name: &str, meshed: bool) -> Pod {
         labels: [("app".to_owned(), name.to_owned())].into(),
         account: name.into(),
         node: String::new(),
-        zone: String::new(),
         addresses: Vec::new(),
         host_addresses: Vec::new(),
         host_network: false,
         meshed,
         ports: Vec::new(),
+        host_ports: Vec::new(),
         ready: true,
         created: 0,
     }
@@ -48,7 +48,7 @@ fn view(pods: &[(&str, bool)], spec: &Value, status: &Value) -> View {
         inbound: Posture::Audit,
         egress: Egress { default: Decision::Allow, exceptions: Vec::new() },
     };
-    let (snapshot, memory) = Snapshot::build(&settings, &objects.documents(), &Memory::default(), 1).unwrap();
+    let (snapshot, memory) = Snapshot::build(&settings, &objects.documents(), &Memory::default(), 1);
     View::new(&objects, &memory, Arc::new(snapshot), "signet-system")
 }
 

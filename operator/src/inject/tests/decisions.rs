@@ -22,7 +22,7 @@ fn f35_every_cell_of_label_and_annotation() {
         let labels = label.map(|label| labels(&[(INJECT, label)])).unwrap_or_default();
         let becomes = |annotation: Option<&str>| {
             let pod = annotation.map_or_else(pod, |value| annotated(&json!({INJECT: value})));
-            match inject(&pod, "shop", &labels, &settings()) {
+            match inject(&pod, "shop", &labels, &settings(), &ProbeKey::random()) {
                 Outcome::Injected(_) => IN,
                 Outcome::Skipped(skip) => skip.code(),
                 Outcome::Refused(refusal) => {
@@ -45,7 +45,8 @@ fn nothing_is_injected_where_the_cluster_or_signet_itself_runs() {
     let settings = settings_from("image = \"signet/signet-sidecar:1\"\nexcluded_namespaces = [\"storage\"]");
     for namespace in ["kube-system", "kube-node-lease", "signet-system", "storage"] {
         let pod = annotated(&json!({INJECT: "enabled"}));
-        let outcome = inject(&pod, namespace, &labels(&[(INJECT, "enabled")]), &settings);
+        let labels = labels(&[(INJECT, "enabled")]);
+        let outcome = inject(&pod, namespace, &labels, &settings, &ProbeKey::random());
         assert_eq!(outcome, Outcome::Skipped(Skip::ExcludedNamespace), "{namespace}");
     }
 }

@@ -1,27 +1,34 @@
 //! Probes and hooks in an injected pod.
 use super::*;
 
-/// The container after injection, and `SIGNET_PROBES`.
-fn probed(container: Value) -> (Value, Value) {
+/// The container after injection, `SIGNET_PROBES`, and the pod's key.
+fn probed(container: Value) -> (Value, Value, String) {
     let mut pod = pod();
     pod["spec"]["containers"][0] = container;
     let new = must_inject(&pod);
-    (new["spec"]["containers"][0].clone(), originals(&new))
+    (new["spec"]["containers"][0].clone(), originals(&new), key(&new))
+}
+
+fn variable<'a>(pod: &'a Value, name: &str) -> &'a str {
+    let env = pod["spec"]["initContainers"][1]["env"].as_array().unwrap();
+    env.iter().find(|variable| variable["name"] == name).unwrap()["value"].as_str().unwrap()
 }
 
 fn originals(pod: &Value) -> Value {
-    let env = pod["spec"]["initContainers"][1]["env"].as_array().unwrap();
-    let value = env.iter().find(|variable| variable["name"] == "SIGNET_PROBES").unwrap()["value"].as_str().unwrap();
-    serde_json::from_str(&value.replace("$$", "$")).unwrap()
+    serde_json::from_str(&variable(pod, "SIGNET_PROBES").replace("$$", "$")).unwrap()
 }
 
-fn turned(kind: &str) -> Value {
-    json!({"path": format!("/app-probe/app/{kind}"), "port": 15021, "scheme": "HTTP"})
+fn key(pod: &Value) -> String {
+    variable(pod, "SIGNET_PROBE_KEY").to_owned()
+}
+
+fn turned(key: &str, kind: &str) -> Value {
+    json!({"path": format!("/app-probe/{key}/app/{kind}"), "port": 15021, "scheme": "HTTP"})
 }
 
 #[test]
 fn every_kind_of_probe_is_turned_and_kept() {
-    let (container, originals) = probed(json!({
+    let (container, originals, key) = probed(json!({
         "name": "app",
         "ports": [{"name": "http", "containerPort": 8080}],
         "livenessProbe": {
@@ -33,10 +40,13 @@ fn every_kind_of_probe_is_turned_and_kept() {
     }));
     assert_eq!(
         container["livenessProbe"],
-        json!({"httpGet": turned("liveness"), "timeoutSeconds": 3, "periodSeconds": 7, "failureThreshold": 9})
+        json!({"httpGet": turned(&key, "liveness"), "timeoutSeconds": 3, "periodSeconds": 7, "failureThreshold": 9})
     );
-    assert_eq!(container["readinessProbe"], json!({"httpGet": turned("readiness")}));
-    assert_eq!(container["startupProbe"], json!({"httpGet": turned("startup"), "terminationGracePeriodSeconds": 5}));
+    assert_eq!(container["readinessProbe"], json!({"httpGet": turned(&key, "readiness")}));
+    assert_eq!(
+        container["startupProbe"],
+        json!({"httpGet": turned(&key, "startup"), "terminationGracePeriodSeconds": 5})
+    );
     let headers = json!([{"name": "X", "value": "y"}]);
     assert_eq!(
         originals["app"],
@@ -53,11 +63,11 @@ fn every_kind_of_probe_is_turned_and_kept() {
 
 #[test]
 fn hooks_by_http_are_turned_and_others_left() {
-    let (container, originals) = probed(json!({
+    let (container, originals, key) = probed(json!({
         "name": "app",
         "lifecycle": {"postStart": {"httpGet": {"path": "/up", "port": 8080}}, "preStop": {"sleep": {"seconds": 3}}},
     }));
-    assert_eq!(container["lifecycle"]["postStart"], json!({"httpGet": turned("postStart")}));
+    assert_eq!(container["lifecycle"]["postStart"], json!({"httpGet": turned(&key, "postStart")}));
     assert_eq!(container["lifecycle"]["preStop"], json!({"sleep": {"seconds": 3}}));
     assert_eq!(originals, json!({"app": {"postStart": {"httpGet": {"path": "/up", "port": 8080}}}}));
 }
@@ -70,7 +80,7 @@ fn what_does_not_reach_the_application_over_the_pods_address_stays() {
         // The kubelet calls that host, from the node.
         "readinessProbe": {"httpGet": {"host": "192.0.2.1", "path": "/", "port": 80}},
     });
-    let (container, originals) = probed(own.clone());
+    let (container, originals, _) = probed(own.clone());
     assert_eq!(container, own);
     assert_eq!(originals, json!({}));
 }
@@ -80,7 +90,8 @@ fn native_sidecars_of_others_have_probes_too() {
     let mut pod = pod();
     pod["spec"]["initContainers"] = json!([{"name": "proxy", "image": "x", "restartPolicy": "Always", "startupProbe": {"tcpSocket": {"port": 5432}}}]);
     let new = must_inject(&pod);
-    assert_eq!(new["spec"]["initContainers"][2]["startupProbe"]["httpGet"]["path"], "/app-probe/proxy/startup");
+    let path = format!("/app-probe/{}/proxy/startup", key(&new));
+    assert_eq!(new["spec"]["initContainers"][2]["startupProbe"]["httpGet"]["path"], path);
     assert_eq!(originals(&new)["proxy"]["startup"]["tcpSocket"]["port"], 5432);
 }
 
@@ -110,4 +121,46 @@ fn a_probe_that_cannot_be_replayed_is_refused() {
         assert!(refusal.starts_with("spec.containers[app].livenessProbe"), "{probe}: {refusal}");
         assert!(refusal.contains(words), "{probe}: {refusal}");
     }
+}
+
+#[test]
+fn f12_every_pod_has_a_key_of_its_own_that_reinvocation_keeps() {
+    let mut pod = pod();
+    pod["spec"]["containers"][0]["livenessProbe"] = json!({"httpGet": {"path": "/live", "port": 8080}});
+    let (one, other) = (must_inject(&pod), must_inject(&pod));
+    assert_ne!(key(&one), key(&other));
+    assert!(key(&one).len() == 32 && key(&one).bytes().all(|byte| byte.is_ascii_hexdigit()), "{}", key(&one));
+    let mut again = one.clone();
+    // Another injector has put a container with a probe of its own there meanwhile.
+    again["spec"]["containers"].as_array_mut().unwrap().push(json!({
+        "name": "late", "image": "x", "readinessProbe": {"tcpSocket": {"port": 9000}},
+    }));
+    let again = must_inject(&again);
+    assert_eq!(key(&again), key(&one));
+    let path = |container: usize, probe: &str| again["spec"]["containers"][container][probe]["httpGet"]["path"].clone();
+    assert_eq!(path(0, "livenessProbe"), format!("/app-probe/{}/app/liveness", key(&one)));
+    assert_eq!(path(1, "readinessProbe"), format!("/app-probe/{}/late/readiness", key(&one)));
+}
+
+#[test]
+fn f12_a_key_that_is_none_is_made_anew_and_so_is_one_that_is_not_there() {
+    let mut pod = pod();
+    pod["spec"]["containers"][0]["livenessProbe"] = json!({"httpGet": {"path": "/live", "port": 8080}});
+    let once = must_inject(&pod);
+    for wrong in ["", "0", "../x", "00000000000000000000000000000000x"] {
+        let mut copy = once.clone();
+        let env = copy["spec"]["initContainers"][1]["env"].as_array_mut().unwrap();
+        env.iter_mut().find(|variable| variable["name"] == "SIGNET_PROBE_KEY").unwrap()["value"] = json!(wrong);
+        let again = must_inject(&copy);
+        assert_ne!(key(&again), wrong);
+        assert_eq!(again["spec"]["containers"][0]["livenessProbe"]["httpGet"], turned(&key(&again), "liveness"));
+        assert_eq!(originals(&again), originals(&once));
+    }
+    // A pod that was copied from a live one of a version without keys.
+    let mut old = once;
+    old["spec"]["containers"][0]["livenessProbe"]["httpGet"]["path"] = json!("/app-probe/app/liveness");
+    let env = old["spec"]["initContainers"][1]["env"].as_array_mut().unwrap();
+    env.retain(|variable| variable["name"] != "SIGNET_PROBE_KEY");
+    let again = must_inject(&old);
+    assert_eq!(again["spec"]["containers"][0]["livenessProbe"]["httpGet"], turned(&key(&again), "liveness"));
 }

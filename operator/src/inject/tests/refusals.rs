@@ -68,12 +68,13 @@ fn a_limit_below_the_request_is_refused() {
 fn namespaces_that_enforce_pod_security_are_refused_by_name() {
     for level in ["baseline", "restricted", "restrictd"] {
         let labels = labels(&[(INJECT, "enabled"), ("pod-security.kubernetes.io/enforce", level)]);
-        let Outcome::Refused(refusal) = inject(&pod(), "shop", &labels, &settings()) else { panic!("{level}") };
+        let outcome = inject(&pod(), "shop", &labels, &settings(), &ProbeKey::random());
+        let Outcome::Refused(refusal) = outcome else { panic!("{level}") };
         let words = refusal.to_string();
         assert!(words.contains("namespace shop") && words.contains(level) && words.contains("NET_ADMIN"), "{words}");
     }
     let labels = labels(&[(INJECT, "enabled"), ("pod-security.kubernetes.io/enforce", "privileged")]);
-    assert!(matches!(inject(&pod(), "shop", &labels, &settings()), Outcome::Injected(_)));
+    assert!(matches!(inject(&pod(), "shop", &labels, &settings(), &ProbeKey::random()), Outcome::Injected(_)));
 }
 
 #[test]

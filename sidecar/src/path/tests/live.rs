@@ -39,7 +39,7 @@ fn f38_an_open_connection_is_cut_when_its_rule_goes_and_its_neighbour_is_not() {
 
 #[test]
 fn only_codes_of_ours_are_taken_for_a_reason() {
-    for code in [0, 8, 13, 0x5349_4700, 0x5349_4708, 0x5349_47ff, u32::MAX] {
+    for code in [0, 8, 13, 0x5349_4700, 0x5349_4709, 0x5349_47ff, u32::MAX] {
         assert_eq!(CutReason::heard(code), None, "{code:#x}");
     }
     assert_eq!(CutReason::heard(CutReason::Drained.said()), Some(CutReason::Drained));

@@ -1,30 +1,13 @@
-//! Signet on a real cluster: installed with its chart, opted into by a namespace, and judged by what passes.
-#![allow(clippy::unwrap_used, reason = "a test ends where something is not as it must be")]
-use anyhow::{bail, ensure};
+//! Who reaches whom, by which name, and what is seen on the wire.
+use super::*;
+use anyhow::ensure;
 use signet::demo::wire;
-use signet_tests::cluster::{Cluster, SYSTEM, Space, cluster, orders_from, pod, pod_of, service};
-
-/// Waits until a call is answered with `words`.
-#[track_caller]
-fn admitted(space: &Space<'_>, from: &str, url: &str, words: &str) {
-    let answer = space.wait(&format!("{from} is answered by {url}"), || space.call(from, url));
-    assert_eq!(answer, format!("200 {words}"), "{from} calls {url}");
-}
-
-/// Waits until a call is refused.
-#[track_caller]
-fn refused(space: &Space<'_>, from: &str, url: &str) {
-    space.wait(&format!("{from} is refused by {url}"), || match space.call(from, url) {
-        Ok(answer) => bail!("answered {answer}"),
-        Err(_) => Ok(()),
-    });
-}
+use signet_tests::cluster::{Cluster, SYSTEM, orders_from, pod, pod_of, service};
 
 #[test]
 fn only_the_caller_that_a_rule_names_is_answered_by_service_headless_name_and_address_on_both_nodes_and_no_words_pass_in_plaintext()
  {
-    let Some(cluster) = cluster("only_the_caller_that_a_rule_names_is_answered") else { return };
-    cluster.install(&[]);
+    let Some(cluster) = mesh("only_the_caller_that_a_rule_names_is_answered") else { return };
     let space = cluster.space("shop", &["signet.dev/inject=enabled"]);
     let plain = cluster.space("plain", &[]);
     space.apply(&pod_of("orders", "orders", 1, &["http", "8080", "swordfish"]));
@@ -77,8 +60,7 @@ fn only_the_caller_that_a_rule_names_is_answered_by_service_headless_name_and_ad
 
 #[test]
 fn a_rule_that_goes_and_comes_back_is_felt_by_pods_that_run() {
-    let Some(cluster) = cluster("a_rule_that_goes_and_comes_back_is_felt_by_pods_that_run") else { return };
-    cluster.install(&[]);
+    let Some(cluster) = mesh("a_rule_that_goes_and_comes_back_is_felt_by_pods_that_run") else { return };
     let space = cluster.space("live", &["signet.dev/inject=enabled"]);
     let rule = orders_from("checkout");
     space.apply(&(pod_of("orders", "orders", 1, &["http", "8080"]) + &service("orders", 8080, false)));
@@ -100,16 +82,14 @@ fn a_rule_that_goes_and_comes_back_is_felt_by_pods_that_run() {
 
 #[test]
 fn helm_s_own_test_passes() {
-    let Some(cluster) = cluster("helm_s_own_test_passes") else { return };
-    cluster.install(&[]);
+    let Some(cluster) = mesh("helm_s_own_test_passes") else { return };
     let said = cluster.helm(&["test", "signet", "-n", SYSTEM, "--timeout", "180s"]).unwrap();
     assert!(said.contains("Succeeded") && !said.contains("Failed"), "{said}");
 }
 
 #[test]
 fn a_server_that_speaks_first_is_heard_without_a_word_from_the_caller() {
-    let Some(cluster) = cluster("a_server_that_speaks_first_is_heard_without_a_word_from_the_caller") else { return };
-    cluster.install(&[]);
+    let Some(cluster) = mesh("a_server_that_speaks_first_is_heard_without_a_word_from_the_caller") else { return };
     let space = cluster.space("first", &["signet.dev/inject=enabled"]);
     space.apply(&pod_of("mail", "mail", 1, &["first", "2525", "220-ready"]));
     space.apply(&(service("mail", 2525, false) + &pod_of("client", "client", 2, &["pause"])));
@@ -121,8 +101,7 @@ fn a_server_that_speaks_first_is_heard_without_a_word_from_the_caller() {
 
 #[test]
 fn a_job_that_is_done_ends_with_its_sidecar() {
-    let Some(cluster) = cluster("a_job_that_is_done_ends_with_its_sidecar") else { return };
-    cluster.install(&[]);
+    let Some(cluster) = mesh("a_job_that_is_done_ends_with_its_sidecar") else { return };
     let space = cluster.space("jobs", &["signet.dev/inject=enabled"]);
     space.apply(&(pod_of("orders", "orders", 1, &["http", "8080"]) + &service("orders", 8080, false)));
     space.ready("pod/orders");

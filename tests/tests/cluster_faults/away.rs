@@ -1,0 +1,100 @@
+//! Something is away, and comes back.
+use super::*;
+use signet::demo::process::wait_for;
+use signet_tests::cluster::{PATIENCE, cluster};
+
+#[test]
+fn without_the_operator_traffic_goes_on_an_opted_in_pod_is_refused_and_no_other_pod_waits() {
+    let name = "without_the_operator_traffic_goes_on_an_opted_in_pod_is_refused_and_no_other_pod_waits";
+    let Some(cluster) = cluster(name) else { return };
+    let _alone = alone();
+    let space = traffic(cluster, "operator");
+    scale(cluster, "deployment/signet-operator", 0);
+    undisturbed(&space);
+    let refusal = space.refused(&pod("late", 1, &["pause"]));
+    assert!(refusal.contains("signet"), "{refusal}");
+    others_start(cluster);
+    scale(cluster, "deployment/signet-operator", 2);
+    // The webhook's address reaches the API server a moment after the pod is ready.
+    space.wait("an opted-in pod is admitted again", || space.try_apply(&pod("late", 1, &["pause"])));
+    space.ready("pod/late");
+    undisturbed(&space);
+}
+
+#[test]
+fn without_the_ca_traffic_goes_on() {
+    let Some(cluster) = cluster("without_the_ca_traffic_goes_on") else { return };
+    let _alone = alone();
+    let space = traffic(cluster, "ca");
+    scale(cluster, "deployment/signet-ca", 0);
+    undisturbed(&space);
+    scale(cluster, "deployment/signet-ca", 2);
+    undisturbed(&space);
+}
+
+#[test]
+fn while_the_api_server_is_away_for_longer_than_a_leaf_lives_no_call_fails_and_afterwards_rules_are_followed_again() {
+    let name = "while_the_api_server_is_away_for_longer_than_a_leaf_lives_no_call_fails";
+    let Some(cluster) = cluster(name) else { return };
+    let _alone = alone();
+    let space = traffic(cluster, "api");
+    let ends = ["orders", "checkout"].map(|pod| certificate_end(&space, pod).unwrap());
+    let leases =
+        || cluster.kubectl(&["-n", "kube-node-lease", "get", "leases", "-o", "jsonpath={.items[*].spec.renewTime}"]);
+    let before = leases().unwrap();
+    // The controllers take a node for dead whose lease they could not read; that would be theirs, not Signet's.
+    cluster.control("stop", "kube-controller-manager").unwrap();
+    cluster.control("kill", "kube-apiserver").unwrap();
+    let last = ends.into_iter().max().unwrap() + Duration::from_secs(5);
+    wait_for("every certificate of before has ended", 2 * PATIENCE, || (now() > last).then_some(())).unwrap();
+    cluster.control("start", "kube-apiserver").unwrap();
+    space.wait("the API server answers", || cluster.kubectl(&["get", "--raw", "/readyz"]));
+    space.wait("both nodes say that they live", || {
+        let now = leases()?;
+        ensure!(now.split(' ').zip(before.split(' ')).all(|(now, before)| now != before), "{before}, then {now}");
+        Ok(())
+    });
+    cluster.control("start", "kube-controller-manager").unwrap();
+    undisturbed(&space);
+    for (pod, end) in ["orders", "checkout"].into_iter().zip(ends) {
+        assert!(certificate_end(&space, pod).unwrap() > end, "{pod} has the certificate that it had");
+    }
+    space.apply(&orders_from("stranger"));
+    space.wait("the new rule is followed", || space.call("stranger", "http://orders:8080/"));
+}
+
+#[test]
+fn without_the_webhook_s_service_an_opted_in_pod_is_refused_with_a_message_and_no_other_pod_waits() {
+    let name = "without_the_webhook_s_service_an_opted_in_pod_is_refused";
+    let Some(cluster) = cluster(name) else { return };
+    let _alone = alone();
+    cluster.install(&VALUES);
+    let space = cluster.space("webhook", &["signet.dev/inject=enabled"]);
+    let service = cluster.system().kubectl(&["get", "service", "signet-webhook", "-o", "json"]).unwrap();
+    cluster.system().kubectl(&["delete", "service", "signet-webhook"]).unwrap();
+    // Its connection to the webhook is open, and needs no Service any more.
+    cluster.control("kill", "kube-apiserver").unwrap();
+    cluster.control("start", "kube-apiserver").unwrap();
+    space.wait("the API server answers", || cluster.kubectl(&["get", "--raw", "/readyz"]));
+    let refusal = space.refused(&pod("late", 1, &["pause"]));
+    assert!(refusal.contains("has no Signet sidecar: the injector did not answer"), "{refusal}");
+    others_start(cluster);
+    cluster.system().apply(&service);
+    space.wait("an opted-in pod is admitted again", || space.try_apply(&pod("late", 1, &["pause"])));
+    space.ready("pod/late");
+}
+
+#[test]
+fn a_node_s_kubelet_that_is_killed_and_started_disturbs_nobody() {
+    let Some(cluster) = cluster("a_node_s_kubelet_that_is_killed_and_started_disturbs_nobody") else { return };
+    let _alone = alone();
+    let space = traffic(cluster, "kubelet");
+    // A kubelet that starts takes every container of its last ten seconds for a new one, and its pod for not ready until it has
+    // probed it; older ones keep what they were.
+    answered(&space, 110);
+    cluster.control("kill", "kubelet1").unwrap();
+    cluster.control("start", "kubelet1").unwrap();
+    space.wait("the node answers", || space.run("orders", "app", &["exit", "0"]));
+    undisturbed(&space);
+    assert_eq!(space.field("pod/orders", ".status.containerStatuses[0].restartCount"), "0");
+}
