@@ -1,9 +1,9 @@
 //! The CA's client: one function for each call of `signet.ca.v1`, with its signatures, its time limit and the checks of its
 //! answer that need no trust.
 use crate::connect::{self, ConnectError, Connector};
-use crate::escaped;
 use crate::pod::Renewal;
 use crate::state_dir::Registration;
+use crate::{escaped, printable};
 use aws_lc_rs::digest::{SHA256, digest};
 use rcgen::PublicKeyData;
 use signet_identity::{Credentials, KeyError, PrivateKey, SpiffeId, TrustDomain, hex};
@@ -64,9 +64,7 @@ fn shown(status: &Status) -> String {
     // A failure to connect says "transport error" and why below it.
     match status.source() {
         Some(source) => escaped(source),
-        None => {
-            format!("{:?}: {}", status.code(), status.message().chars().take(300).collect::<String>().escape_debug())
-        }
+        None => format!("{:?}: {}", status.code(), printable(status.message(), 300)),
     }
 }
 

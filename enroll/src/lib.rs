@@ -47,5 +47,26 @@ pub(crate) fn escaped(error: &(dyn std::error::Error + 'static)) -> String {
         }
         next = source.source();
     }
-    text.chars().flat_map(char::escape_debug).take(400).collect::<String>().replace("\\\"", "\"").replace("\\'", "'")
+    printable(&text, 400)
+}
+
+/// Without anything that could end a line or steer a terminal, and cut. What has been through it stays as it is: an error says
+/// what the one below it says, and is shown by the one above.
+pub(crate) fn printable(text: &str, most: usize) -> String {
+    let harmless = |c: char| matches!(c, '\\' | '"' | '\'');
+    let escaped = |c: char| -> String { if harmless(c) { c.into() } else { c.escape_debug().collect() } };
+    text.chars().take(most).map(escaped).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::printable;
+
+    #[test]
+    fn f18_a_peers_words_are_escaped_once_however_often_they_are_passed_on() {
+        let once = printable("the caller's \"name\" is C:\\x\n\u{1b}[31m forged", 400);
+        assert_eq!(once, "the caller's \"name\" is C:\\x\\n\\u{1b}[31m forged");
+        assert_eq!(printable(&once, 400), once);
+        assert_eq!(printable("long", 2), "lo");
+    }
 }
