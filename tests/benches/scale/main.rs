@@ -40,6 +40,8 @@ use tokio::{
 const CHANGES: usize = 100;
 /// The longest wait for anything.
 const PATIENCE: Duration = Duration::from_mins(5);
+/// When memory is looked at again after all streams have gone.
+const LATER: Duration = Duration::from_secs(20);
 /// A socket for each stream on either side, and some more.
 const FILES: u64 = PODS as u64 + 2_000;
 
@@ -127,9 +129,12 @@ async fn measure(mesh: &Mesh, programs: &std::path::Path) {
         }
     };
     tokio::time::timeout(PATIENCE, gone).await.expect("every stream ends");
+    let gone = resident();
+    sleep(LATER).await;
     println!(
-        "scale_memory_mb={most:.0} (the most ever; {before:.0} before the reconnects, {:.0} when all were gone)",
-        resident()
+        "scale_memory_mb={most:.0} (the most ever; {before:.0} before the reconnects, {gone:.0} when all were gone, {:.0} {} s later)",
+        resident(),
+        LATER.as_secs()
     );
 }
 
