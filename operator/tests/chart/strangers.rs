@@ -1,6 +1,6 @@
 //! What strangers can do to the webhook, which anybody in the cluster can reach and which the API server shows no certificate.
-use crate::webhook::{Anybody, call, free_port};
-use crate::world::{INJECT, World, pod, until};
+use crate::webhook::{Anybody, call};
+use crate::world::{INJECT, Served, World, pod, until};
 use k8s_openapi::api::apps::v1::ReplicaSet;
 use k8s_openapi::api::core::v1::ConfigMap;
 use k8s_openapi::api::events::v1::Event;
@@ -9,44 +9,11 @@ use kube::{Api, ResourceExt as _};
 use serde_json::{Value, json};
 use signet_apiserver::object;
 use signet_identity::testing::Authority;
-use signet_operator::metrics::Metrics;
-use signet_operator::webhook;
 use std::io::Write as _;
 use std::net::{Ipv4Addr, SocketAddr, TcpStream};
 use std::sync::Arc;
-use tokio::task::JoinSet;
-
-/// A webhook that this API server calls, and what it counts.
-struct Served {
-    world: World,
-    authority: Authority,
-    port: u16,
-    metrics: Metrics,
-    _tasks: JoinSet<&'static str>,
-}
 
 impl Served {
-    async fn start() -> Option<Self> {
-        let world = World::start().await?;
-        let port = free_port();
-        world.helm("install", &["trustDomain=example.org"]).unwrap();
-        let by_url = |object: &mut Value| {
-            for webhook in object.get_mut("webhooks").and_then(Value::as_array_mut).into_iter().flatten() {
-                webhook["clientConfig"] = json!({"url": format!("https://localhost:{port}/inject")});
-            }
-        };
-        world.apply(&["MutatingWebhookConfiguration"], by_url).await;
-        let operator = world.client_of("signet-operator").await;
-        let authority = Authority::new("example.org");
-        let credentials = authority.credentials(&world.control, "signet-operator", None);
-        let settings = world.settings(&format!("listen = \"127.0.0.1:{port}\"\nnames = [\"localhost\"]\n"));
-        let metrics = Metrics::default();
-        let mut tasks = JoinSet::new();
-        let started = webhook::start(operator, credentials, settings, metrics.webhook.clone(), &mut tasks).await;
-        started.unwrap().ready.wait_for(|ready| *ready).await.unwrap();
-        Some(Self { world, authority, port, metrics, _tasks: tasks })
-    }
-
     /// What is answered to a review that the API server never made.
     fn forged(&self, namespace: &str, pod: &Value) -> Value {
         let review = json!({
@@ -63,11 +30,11 @@ impl Served {
         let body = answer.split_once("\r\n\r\n").unwrap_or_else(|| panic!("no answer: {answer}")).1;
         serde_json::from_str::<Value>(body).unwrap_or_else(|error| panic!("{error}: {answer}"))["response"].take()
     }
+}
 
-    async fn copy(&self, namespace: &str) -> Option<String> {
-        let maps = Api::<ConfigMap>::namespaced(self.world.client.clone(), namespace);
-        maps.get_opt("signet-trust").await.unwrap().and_then(|map| map.data?.get("bundle.pem").cloned())
-    }
+async fn copy(world: &World, namespace: &str) -> Option<String> {
+    let maps = Api::<ConfigMap>::namespaced(world.client.clone(), namespace);
+    maps.get_opt("signet-trust").await.unwrap().and_then(|map| map.data?.get("bundle.pem").cloned())
 }
 
 /// A connection from this address that has shown itself to be one and then says nothing.
@@ -89,8 +56,8 @@ fn silent(from: Ipv4Addr, port: u16) -> Option<rustls::StreamOwned<rustls::Clien
 
 #[tokio::test(flavor = "multi_thread")]
 async fn f18_connections_that_do_nothing_keep_no_pod_from_its_sidecar() {
-    let Some(served) = Served::start().await else { return };
-    let world = &served.world;
+    let Some(world) = World::start().await else { return };
+    let served = world.webhook_by_url().await;
     let shop = world.namespace(&json!({INJECT: "enabled"})).await;
     until("pods are injected", async || world.create(&shop, &pod(&json!({})), true).await.is_ok()).await;
     let port = served.port;
@@ -114,8 +81,8 @@ async fn f18_connections_that_do_nothing_keep_no_pod_from_its_sidecar() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn f18_forged_reviews_write_next_to_nothing() {
-    let Some(served) = Served::start().await else { return };
-    let world = &served.world;
+    let Some(world) = World::start().await else { return };
+    let served = world.webhook_by_url().await;
 
     // Paths, and namespaces that are not there.
     for (namespace, code) in [("../../secrets", 400), ("Shop", 400), ("", 400), ("no-such-namespace", 403)] {
@@ -140,7 +107,7 @@ async fn f18_forged_reviews_write_next_to_nothing() {
     }
     let mut written = 0;
     for namespace in &others {
-        written += usize::from(served.copy(namespace).await.is_some());
+        written += usize::from(copy(&world, namespace).await.is_some());
     }
     // A burst of 20, and one each second from then on.
     let bound = 21 + usize::try_from(begun.elapsed().as_secs()).unwrap();
@@ -180,8 +147,8 @@ async fn f18_forged_reviews_write_next_to_nothing() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_users_copy_of_the_bundle_never_wins() {
-    let Some(served) = Served::start().await else { return };
-    let world = &served.world;
+    let Some(world) = World::start().await else { return };
+    let served = world.webhook_by_url().await;
     let maps = |namespace: &str| Api::<ConfigMap>::namespaced(world.client.clone(), namespace);
     let write = async |namespace: &str, bundle: &str, sequence: &str| {
         let map = json!({
@@ -193,15 +160,15 @@ async fn a_users_copy_of_the_bundle_never_wins() {
     };
     let ours = served.authority.bundle().to_pem();
     let shop = world.namespace(&json!({INJECT: "enabled"})).await;
-    until("the namespace has its copy", async || served.copy(&shop).await.as_ref() == Some(&ours)).await;
+    until("the namespace has its copy", async || copy(&world, &shop).await.as_ref() == Some(&ours)).await;
     let theirs = Authority::new("example.org").bundle().to_pem();
     write(&shop, &theirs, "18446744073709551615").await;
-    until("it is put right", async || served.copy(&shop).await.as_ref() == Some(&ours)).await;
+    until("it is put right", async || copy(&world, &shop).await.as_ref() == Some(&ours)).await;
 
     // What the CA publishes in the control namespace is the source, also when this operator has not heard of it.
     let next = format!("{ours}{}", Authority::new("example.org").bundle().to_pem());
     write(&world.control, &next, "0").await;
-    until("the copy follows the source", async || served.copy(&shop).await.as_ref() == Some(&next)).await;
+    until("the copy follows the source", async || copy(&world, &shop).await.as_ref() == Some(&next)).await;
     write(&shop, &theirs, "18446744073709551615").await;
-    until("it is put right again", async || served.copy(&shop).await.as_ref() == Some(&next)).await;
+    until("it is put right again", async || copy(&world, &shop).await.as_ref() == Some(&next)).await;
 }

@@ -1,21 +1,15 @@
 //! The webhook as the API server meets it: from the rendered configuration to a pod with a sidecar, and what happens without it.
-use crate::world::{INJECT, World, pod, until};
+use crate::world::{INJECT, Served, World, pod, until};
 use k8s_openapi::api::admissionregistration::v1::{MutatingWebhookConfiguration, ValidatingAdmissionPolicy};
 use k8s_openapi::api::core::v1::{ConfigMap, Pod, Secret};
 use k8s_openapi::api::events::v1::Event;
 use kube::api::ListParams;
 use kube::{Api, ResourceExt as _};
-use serde_json::{Value, json};
+use serde_json::json;
 use signet_identity::testing::Authority;
 use signet_operator::metrics::Metrics;
 use signet_operator::{uninstall, webhook};
-use std::net::TcpListener;
 use tokio::task::JoinSet;
-
-/// A port that nobody listens on at this moment.
-pub(crate) fn free_port() -> u16 {
-    TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
-}
 
 fn init_containers(pod: &Pod) -> Vec<&str> {
     let containers = pod.spec.as_ref().unwrap().init_containers.iter().flatten();
@@ -121,26 +115,7 @@ impl rustls::client::danger::ServerCertVerifier for Anybody {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_pod_that_opts_in_has_a_sidecar_or_is_refused() {
     let Some(world) = World::start().await else { return };
-    let port = free_port();
-    world.helm("install", &["trustDomain=example.org"]).unwrap();
-    // No kube-proxy leads to the Service here: the API server calls the same webhook by URL.
-    let by_url = |object: &mut Value| {
-        for webhook in object.get_mut("webhooks").and_then(Value::as_array_mut).into_iter().flatten() {
-            webhook["clientConfig"] = json!({"url": format!("https://localhost:{port}/inject")});
-        }
-    };
-    world.apply(&["MutatingWebhookConfiguration"], by_url).await;
-    // With the permissions that the chart gives, and no others.
-    let operator = world.client_of("signet-operator").await;
-    let authority = Authority::new("example.org");
-    let credentials = authority.credentials(&world.control, "signet-operator", None);
-    let settings = world.settings(&format!("listen = \"127.0.0.1:{port}\"\nnames = [\"localhost\"]\n"));
-    let mut tasks = JoinSet::new();
-    let metrics = Metrics::shared();
-    let counted = metrics.webhook.clone();
-    let webhook =
-        webhook::start(operator.clone(), credentials.clone(), settings.clone(), counted, &mut tasks).await.unwrap();
-    webhook.ready.clone().wait_for(|ready| *ready).await.unwrap();
+    let Served { authority, port, operator, credentials, settings, mut tasks, .. } = world.webhook_by_url().await;
 
     let shop = world.namespace(&json!({INJECT: "enabled"})).await;
     until("pods are injected", async || world.create(&shop, &pod(&json!({})), true).await.is_ok()).await;

@@ -7,10 +7,17 @@ use kube::{Api, Client};
 use serde_json::{Value, json};
 use signet_apiserver::{ApiServer, object};
 use signet_enroll::settings::File;
+use signet_identity::Credentials;
+use signet_identity::testing::Authority;
 use signet_operator::inject::{self, Outcome, ProbeKey, Settings};
+use signet_operator::metrics::Metrics;
+use signet_operator::webhook;
 use std::collections::BTreeMap;
+use std::net::TcpListener;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
+use tokio::task::JoinSet;
 
 pub(crate) const INJECT: &str = "signet.dev/inject";
 
@@ -19,6 +26,17 @@ pub(crate) struct World {
     pub(crate) client: Client,
     pub(crate) control: String,
     helm: PathBuf,
+}
+
+/// A webhook that the API server of a [`World`] calls, with the permissions that the chart gives and no others.
+pub(crate) struct Served {
+    pub(crate) authority: Authority,
+    pub(crate) port: u16,
+    pub(crate) operator: Client,
+    pub(crate) credentials: Arc<Credentials>,
+    pub(crate) settings: Settings,
+    pub(crate) metrics: Metrics,
+    pub(crate) tasks: JoinSet<&'static str>,
 }
 
 impl World {
@@ -47,6 +65,30 @@ impl World {
             let applied = api.patch(&name, &PatchParams::apply("helm").force(), &Patch::Apply(object)).await;
             applied.unwrap_or_else(|error| panic!("{kind} {name}: {error}"));
         }
+    }
+
+    /// Installs the chart and serves its webhook. No kube-proxy leads to the Service here: the API server calls the same webhook
+    /// by URL.
+    pub(crate) async fn webhook_by_url(&self) -> Served {
+        let port = free_port();
+        self.helm("install", &["trustDomain=example.org"]).unwrap();
+        let by_url = |object: &mut Value| {
+            for webhook in object.get_mut("webhooks").and_then(Value::as_array_mut).into_iter().flatten() {
+                webhook["clientConfig"] = json!({"url": format!("https://localhost:{port}/inject")});
+            }
+        };
+        self.apply(&["MutatingWebhookConfiguration"], by_url).await;
+        let operator = self.client_of("signet-operator").await;
+        let authority = Authority::new("example.org");
+        let credentials = authority.credentials(&self.control, "signet-operator", None);
+        let settings = self.settings(&format!("listen = \"127.0.0.1:{port}\"\nnames = [\"localhost\"]\n"));
+        let metrics = Metrics::default();
+        let mut tasks = JoinSet::new();
+        let counted = metrics.webhook.clone();
+        let started =
+            webhook::start(operator.clone(), credentials.clone(), settings.clone(), counted, &mut tasks).await.unwrap();
+        started.ready.clone().wait_for(|ready| *ready).await.unwrap();
+        Served { authority, port, operator, credentials, settings, metrics, tasks }
     }
 
     /// Runs helm against this API server, on the release `signet` of the control namespace.
@@ -118,6 +160,11 @@ impl World {
         let read = Settings::read(&mut file.root().table("inject"), &domain, &self.control);
         file.finish(|| read).unwrap()
     }
+}
+
+/// A port that nobody listens on at this moment.
+fn free_port() -> u16 {
+    TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
 }
 
 /// A pod with these annotations, as a user writes it.
