@@ -111,9 +111,10 @@ impl World {
         self.bundle("mesh", &pem);
         // By index: a merge would replace both whole.
         let caught = k8s_openapi::ByteString(pem.clone().into_bytes());
-        let patch: Vec<Value> = [0, 1]
-            .map(|at| json!({"op": "add", "path": format!("/webhooks/{at}/clientConfig/caBundle"), "value": caught}))
-            .into();
+        let add = |at: usize, field: &str, value: &Value| json!({"op": "add", "path": format!("/webhooks/{at}/clientConfig/{field}"), "value": value});
+        let (caught, path) = (json!(caught), json!("/inject/5ec7e7"));
+        let patch: Vec<Value> =
+            [0, 1].into_iter().flat_map(|at| [add(at, "caBundle", &caught), add(at, "service/path", &path)]).collect();
         let patch = serde_json::to_string(&patch).unwrap();
         self.kubectl(&["patch", "mutatingwebhookconfiguration", "signet-injector", "--type=json", "-p", &patch], "");
         self.kubectl(&["wait", "--for=condition=Established", "crd/allowrules.signet.dev", "--timeout=60s"], "");

@@ -134,12 +134,16 @@ pub(super) fn webhook(facts: &Facts) -> Finding {
             let found = format!("{name} asks {target}, but the operator is {wanted}");
             return Finding::fail(ID, found, upgrade(facts));
         }
+        let hint = || format!("kubectl -n {} logs deployment/signet-operator | grep -i webhook", facts.control());
         if hook.client_config.ca_bundle.as_ref().is_none_or(|bundle| bundle.0.is_empty()) {
-            return Finding::fail(
-                ID,
-                format!("{name} has an empty caBundle: the API server cannot believe the operator, which writes it"),
-                format!("kubectl -n {} logs deployment/signet-operator | grep -i webhook", facts.control()),
-            );
+            let found = "has an empty caBundle: the API server cannot believe the operator, which writes it";
+            return Finding::fail(ID, format!("{name} {found}"), hint());
+        }
+        // The path itself is for nobody to see.
+        let path = service.and_then(|service| service.path.as_deref()).and_then(|path| path.strip_prefix("/inject/"));
+        if path.is_none_or(str::is_empty) {
+            let found = "has no secret path: the operator, which writes it, refuses the API server without it";
+            return Finding::fail(ID, format!("{name} {found}"), hint());
         }
     }
     if let Ok(slices) = &facts.slices {

@@ -1,13 +1,18 @@
-//! Keeps the webhook's certificate, the `caBundle` that lets the API server believe it, and the owner of what could block pods.
+//! Keeps the webhook's certificate, the `caBundle` that lets the API server believe it, the secret path by which the webhook
+//! believes the API server, and the owner of what could block pods.
 //!
 //! The CA lies in the Secret `signet-webhook-ca`: whichever replica is first makes it, all others take it (create-only, then
-//! compare-and-swap). A new CA is in `caBundle` beside the old one for a whole turn before any replica serves with it.
+//! compare-and-swap). A new CA is in `caBundle` beside the old one for a whole turn before any replica serves with it. The path
+//! lies in the same Secret and never changes as long as that is there: each replica answers it before it is ready, and what
+//! Helm does to the webhooks leaves it alone, since the chart renders none.
 use super::authority::{self, Authority, Leaf};
+use super::path::{Answered, Path};
 use super::{CallError, SERVICE, in_time, is_status, owner};
 use crate::inject::Settings;
+use hyper::Uri;
 use k8s_openapi::ByteString;
 use k8s_openapi::api::admissionregistration::v1::{
-    MutatingWebhookConfiguration, ValidatingAdmissionPolicy, ValidatingAdmissionPolicyBinding,
+    MutatingWebhookConfiguration, ValidatingAdmissionPolicy, ValidatingAdmissionPolicyBinding, WebhookClientConfig,
 };
 use k8s_openapi::api::core::v1::Secret;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, OwnerReference};
@@ -53,6 +58,8 @@ enum TurnError {
     Call { what: &'static str, error: CallError },
     #[error("the webhook's CA: {0}")]
     Authority(#[from] authority::AuthorityError),
+    #[error("no random numbers for the webhook's path")]
+    Random,
     #[error("another replica wrote {SECRET} at the same time")]
     Raced,
 }
@@ -63,6 +70,7 @@ pub(super) struct Keeper {
     namespace: String,
     names: Vec<String>,
     resolver: Arc<Resolver>,
+    answered: Answered,
     leaf: Option<Leaf>,
     ready: watch::Sender<bool>,
     owner: Option<OwnerReference>,
@@ -73,6 +81,7 @@ pub(super) struct Keeper {
 struct Kept {
     authority: Authority,
     previous: Option<String>,
+    path: Path,
 }
 
 impl Kept {
@@ -83,8 +92,9 @@ impl Kept {
 }
 
 impl Keeper {
-    pub(super) fn new(client: Client, settings: &Settings) -> (Self, Arc<Resolver>, watch::Receiver<bool>) {
+    pub(super) fn new(client: Client, settings: &Settings) -> (Self, Arc<Resolver>, Answered, watch::Receiver<bool>) {
         let resolver = Arc::new(Resolver(Mutex::default()));
+        let answered = Answered::default();
         let namespace = &settings.control_namespace;
         let mut names = vec![format!("{SERVICE}.{namespace}.svc")];
         names.extend(settings.names.iter().cloned());
@@ -94,12 +104,13 @@ impl Keeper {
             names,
             namespace: namespace.clone(),
             resolver: resolver.clone(),
+            answered: answered.clone(),
             leaf: None,
             ready,
             owner: None,
             owned: false,
         };
-        (keeper, resolver, is_ready)
+        (keeper, resolver, answered, is_ready)
     }
 
     /// For ever.
@@ -119,7 +130,8 @@ impl Keeper {
 
     async fn turn(&mut self, now: u64) -> Result<(), TurnError> {
         let kept = self.kept(now).await?;
-        let trusted = self.write_bundle(&kept).await?;
+        self.answered.set(&kept.path);
+        let trusted = self.tell(&kept).await?;
         let current = self
             .leaf
             .as_ref()
@@ -143,7 +155,7 @@ impl Keeper {
         let api = Api::<Secret>::namespaced(self.client.clone(), &self.namespace);
         let found = in_time(api.get_opt(SECRET)).await.map_err(|error| call("reading the Secret", error))?;
         let Some(secret) = found else {
-            let kept = Kept { authority: Authority::make(now)?, previous: None };
+            let kept = Kept { authority: Authority::make(now)?, previous: None, path: new_path()? };
             let made = in_time(api.create(&PostParams::default(), &secret_of(&kept, None))).await;
             return written(made, kept);
         };
@@ -153,23 +165,30 @@ impl Keeper {
         };
         let previous = Some(text("previous.crt"))
             .filter(|pem| authority::validity(pem).is_ok_and(|(_, not_after)| now < not_after));
+        let held = Path::read(&text("path"));
+        let is_held = held.is_some();
+        let path = held.map_or_else(new_path, Ok)?;
         let kept = match Authority::read(&text("ca.crt"), &text("ca.key")) {
-            Ok(authority) if !authority.is_due(now) => return Ok(Kept { authority, previous }),
+            Ok(authority) if !authority.is_due(now) && is_held => return Ok(Kept { authority, previous, path }),
+            Ok(authority) if !authority.is_due(now) => {
+                tracing::info!("the Secret {SECRET} holds no path of the webhook: it is made");
+                Kept { authority, previous, path }
+            }
             Ok(old) => {
                 tracing::info!("two thirds of the life of the webhook's CA are over: the next one begins");
-                Kept { authority: Authority::make(now)?, previous: Some(old.certificate_pem) }
+                Kept { authority: Authority::make(now)?, previous: Some(old.certificate_pem), path }
             }
             Err(error) => {
                 tracing::error!(%error, "the Secret {SECRET} holds no CA of the webhook: it is made anew");
-                Kept { authority: Authority::make(now)?, previous: None }
+                Kept { authority: Authority::make(now)?, previous: None, path }
             }
         };
         let replaced = in_time(api.replace(SECRET, &PostParams::default(), &secret_of(&kept, Some(&secret)))).await;
         written(replaced, kept)
     }
 
-    /// Writes `caBundle` where it differs; whether this CA stood in all of them before.
-    async fn write_bundle(&self, kept: &Kept) -> Result<bool, TurnError> {
+    /// Writes `caBundle` and path where they differ; whether this CA stood in all of them before.
+    async fn tell(&self, kept: &Kept) -> Result<bool, TurnError> {
         let api = Api::<MutatingWebhookConfiguration>::all(self.client.clone());
         let found = in_time(api.get_opt(CONFIGURATION)).await.map_err(|error| call("reading the webhooks", error))?;
         let webhooks = found.and_then(|configuration| configuration.webhooks).unwrap_or_default();
@@ -177,20 +196,25 @@ impl Keeper {
             tracing::warn!("there is no MutatingWebhookConfiguration {CONFIGURATION}: nothing is injected");
             return Ok(true);
         }
-        let bundle = kept.bundle();
-        let held = |bundle: Option<&ByteString>| bundle.map_or(&[][..], |bytes| &bytes.0).to_vec();
-        let before: Vec<_> =
-            webhooks.iter().map(|w| (w.name.as_str(), held(w.client_config.ca_bundle.as_ref()))).collect();
+        let bundle = ByteString(kept.bundle().into_bytes());
         let certificate = kept.authority.certificate_pem.as_bytes();
-        let trusted = before.iter().all(|(_, held)| held.windows(certificate.len()).any(|part| part == certificate));
-        if before.iter().any(|(_, held)| held.as_slice() != bundle.as_bytes()) {
-            let encoded = ByteString(bundle.into_bytes());
-            let webhooks: Vec<_> =
-                before.iter().map(|(name, _)| json!({"name": name, "clientConfig": {"caBundle": encoded}})).collect();
-            let patch = json!({"webhooks": webhooks});
-            let patched = in_time(api.patch(CONFIGURATION, &PatchParams::default(), &Patch::Strategic(patch))).await;
-            patched.map_err(|error| call("writing caBundle", error))?;
-            tracing::info!("caBundle of the webhooks is written");
+        let trusted = webhooks.iter().all(|webhook| {
+            let held = webhook.client_config.ca_bundle.iter();
+            held.flat_map(|held| held.0.windows(certificate.len())).any(|part| part == certificate)
+        });
+        let wanted: Vec<_> = webhooks.iter().map(|webhook| told(&webhook.client_config, &bundle, &kept.path)).collect();
+        if webhooks.iter().zip(&wanted).any(|(webhook, wanted)| webhook.client_config != *wanted) {
+            let changes = webhooks.iter().zip(&wanted).map(|(webhook, wanted)| {
+                // What the chart renders stays the chart's: only what is ours is named.
+                let path = wanted.service.as_ref().map(|service| json!({"path": service.path}));
+                let mut config = json!({"caBundle": bundle, "service": path, "url": wanted.url});
+                config.as_object_mut().into_iter().for_each(|config| config.retain(|_, value| !value.is_null()));
+                json!({"name": webhook.name, "clientConfig": config})
+            });
+            let patch = Patch::Strategic(json!({"webhooks": changes.collect::<Vec<_>>()}));
+            let patched = in_time(api.patch(CONFIGURATION, &PatchParams::default(), &patch)).await;
+            patched.map_err(|error| call("writing caBundle and path", error))?;
+            tracing::info!("caBundle and path of the webhooks are written");
         }
         Ok(trusted)
     }
@@ -214,6 +238,23 @@ impl Keeper {
     }
 }
 
+/// The same Service, or the same host of a URL, at this path and with this `caBundle`.
+fn told(config: &WebhookClientConfig, bundle: &ByteString, path: &Path) -> WebhookClientConfig {
+    let mut config = WebhookClientConfig { ca_bundle: Some(bundle.clone()), ..config.clone() };
+    if let Some(service) = &mut config.service {
+        service.path = Some(path.as_str().to_owned());
+    }
+    let host = |url: &String| Some(url.parse::<Uri>().ok()?.authority()?.to_string());
+    if let Some(host) = config.url.as_ref().and_then(host) {
+        config.url = Some(format!("https://{host}{}", path.as_str()));
+    }
+    config
+}
+
+fn new_path() -> Result<Path, TurnError> {
+    Path::random().map_err(|_| TurnError::Random)
+}
+
 async fn own<K>(api: &Api<K>, name: &str, owner: &OwnerReference) -> Result<(), TurnError>
 where
     K: Resource + Clone + DeserializeOwned + fmt::Debug,
@@ -232,6 +273,7 @@ fn secret_of(kept: &Kept, before: Option<&Secret>) -> Secret {
     let mut data = BTreeMap::from([
         ("ca.crt".to_owned(), ByteString(kept.authority.certificate_pem.clone().into_bytes())),
         ("ca.key".to_owned(), ByteString(kept.authority.key_pem.clone().into_bytes())),
+        ("path".to_owned(), ByteString(kept.path.as_str().as_bytes().to_vec())),
     ]);
     if let Some(previous) = &kept.previous {
         data.insert("previous.crt".to_owned(), ByteString(previous.clone().into_bytes()));

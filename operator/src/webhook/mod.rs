@@ -5,7 +5,7 @@
 //!                         ▲          ├─▶ trust: ConfigMap `signet-trust` is in the pod's namespace before the answer is
 //!                         │          └─▶ events: what happened, on the pod
 //!                    certificate: from the webhook's own small CA (`authority`), in a Secret that all replicas share;
-//!                                 writes `caBundle`, makes our Namespace the owner of webhooks, policies and bindings
+//!                                 writes `caBundle` and the secret `path`, makes our Namespace the owner of webhooks, policies and bindings
 //! ```
 //!
 //! Every replica serves alike. Nothing here depends on the mesh's root: a mesh whose CA is away still injects. [`start`] is
@@ -17,6 +17,7 @@ mod certificate;
 mod events;
 mod json;
 mod metrics;
+mod path;
 mod review;
 mod server;
 mod trust;
@@ -67,7 +68,7 @@ pub async fn start(
         .with_context(|| format!("cannot listen on {} (setting `inject.listen`)", settings.listen))?;
     let listen = listener.local_addr()?;
     let settings = Arc::new(settings);
-    let (keeper, resolver, ready) = certificate::Keeper::new(client.clone(), &settings);
+    let (keeper, resolver, answered, ready) = certificate::Keeper::new(client.clone(), &settings);
     let trust = Arc::new(trust::Copies::new(client.clone(), credentials, &settings));
     let (events, recorder) = events::channel(client.clone());
     let reviewer = review::Reviewer { client, settings, trust: trust.clone(), events };
@@ -85,7 +86,7 @@ pub async fn start(
         "events"
     });
     tasks.spawn(async move {
-        server::serve(listener, tls, reviewer, metrics).await;
+        server::serve(listener, tls, answered, reviewer, metrics).await;
         "webhook"
     });
     tracing::info!(%listen, "the injection webhook serves");

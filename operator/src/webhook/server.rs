@@ -1,13 +1,15 @@
-//! HTTPS for the API server: TLS 1.3, HTTP/1.1, one path. It shows no certificate, and anybody in the cluster can connect: so
-//! everything that a stranger can hold or cause is bounded, and most of it for each address too.
+//! HTTPS for the API server: TLS 1.3, HTTP/1.1, one path. It shows no certificate, and anybody in the cluster can connect: whoever
+//! does not know the secret path is sent away before his body is read, and what he can hold until then is bounded, in all and for
+//! each address. So is the rest, should somebody have learned the path.
 //!
 //! ```text
-//! accept ─▶ place (48 of one address; who waits makes room) ─▶ TLS and head within 5 s ─▶ body (bytes bounded, 5 s)
-//!        ─▶ rate of the address ─▶ review (16 at once, 2 large ones)
+//! accept ─▶ place (48 of one address; who waits makes room) ─▶ TLS and head within 5 s ─▶ the path (who knows it stays)
+//!        ─▶ rate of the address ─▶ body (bytes bounded, 5 s) ─▶ review (16 at once, 2 large ones)
 //! ```
 use super::bodies::{self, Budget};
 use super::certificate::Resolver;
 use super::metrics::Metrics;
+use super::path::Answered;
 use super::review::Reviewer;
 use http_body_util::{BodyExt as _, Full};
 use hyper::body::{Body as _, Bytes, Incoming};
@@ -29,8 +31,9 @@ use tokio::time::{Instant, sleep, timeout, timeout_at};
 use tokio_rustls::TlsAcceptor;
 
 /// An API server has one connection for each review that is under way (Go's client speaks HTTP/1.1 to webhooks,
-/// kubernetes/kubernetes#75791) and keeps 25; several may share an address.
-const BOUNDS: Bounds = Bounds { all: 512, per_address: 48, known: 0 };
+/// kubernetes/kubernetes#75791) and keeps 25; several may share an address. Those that asked at the secret path make room for
+/// nobody.
+const BOUNDS: Bounds = Bounds { all: 512, per_address: 48, known: 256 };
 /// From the accept to the end of the first request's head, handshake and all.
 const FIRST_HEAD: Duration = Duration::from_secs(5);
 /// How long a connection may be silent between requests. Go's clients give up after 90 s.
@@ -65,6 +68,7 @@ pub(super) fn tls(resolver: Arc<Resolver>) -> anyhow::Result<Arc<ServerConfig>> 
 /// What all connections share.
 struct Door {
     acceptor: TlsAcceptor,
+    answered: Answered,
     reviewer: Reviewer,
     metrics: Metrics,
     places: Arc<Places>,
@@ -76,21 +80,18 @@ struct Door {
 }
 
 /// For ever; dropping it ends its connections.
-pub(super) async fn serve(listener: TcpListener, tls: Arc<ServerConfig>, reviewer: Reviewer, metrics: Metrics) {
-    serve_within(BOUNDS, listener, tls, reviewer, metrics).await;
-}
-
-async fn serve_within(
-    bounds: Bounds,
+pub(super) async fn serve(
     listener: TcpListener,
     tls: Arc<ServerConfig>,
+    answered: Answered,
     reviewer: Reviewer,
     metrics: Metrics,
 ) {
-    let places = Places::new(bounds);
+    let places = Places::new(BOUNDS);
     metrics.watch(places.clone());
     let door = Arc::new(Door {
         acceptor: TlsAcceptor::from(tls),
+        answered,
         reviewer,
         metrics,
         places,
@@ -186,9 +187,11 @@ impl Door {
         peer: IpAddr,
         visitor: &Visitor,
     ) -> Result<Response<Full<Bytes>>, Refusal> {
-        if request.uri().path() != "/inject" {
+        if !self.answered.is(request.uri().path()) {
             return Err(Refusal::Path);
         }
+        // Where there is no place left for those who know the path, it stays among strangers.
+        _ = visitor.becomes_known();
         if request.method() != Method::POST {
             return Err(Refusal::Method);
         }
@@ -252,7 +255,8 @@ impl Refusal {
     /// For metrics.
     fn reason(self) -> &'static str {
         match self {
-            Self::Path | Self::Method => "not_found",
+            Self::Path => "path",
+            Self::Method => "method",
             Self::TooLong => "too_long",
             Self::Broken => "broken_off",
             Self::Late => "late",
@@ -263,7 +267,7 @@ impl Refusal {
 
     fn answer(self) -> (StatusCode, &'static str) {
         match self {
-            Self::Path => (StatusCode::NOT_FOUND, "not here; there is: POST /inject\n"),
+            Self::Path => (StatusCode::NOT_FOUND, "not here\n"),
             Self::Method => (StatusCode::METHOD_NOT_ALLOWED, "POST an AdmissionReview\n"),
             Self::TooLong => (StatusCode::PAYLOAD_TOO_LARGE, "more than 3.5 MiB\n"),
             Self::Broken => (StatusCode::BAD_REQUEST, "the body was broken off\n"),

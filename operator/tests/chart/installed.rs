@@ -5,9 +5,8 @@ use k8s_openapi::api::admissionregistration::v1::{
 };
 use k8s_openapi::api::core::v1::{ConfigMap, Namespace};
 use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
-use kube::api::{ListParams, Patch, PatchParams};
+use kube::api::ListParams;
 use kube::{Api, ResourceExt as _};
-use serde_json::json;
 
 async fn stored(world: &World) -> Option<String> {
     let map = Api::<ConfigMap>::namespaced(world.client.clone(), &world.control).get_opt("signet-mesh").await.unwrap();
@@ -26,25 +25,28 @@ async fn an_installation_keeps_its_trust_domain_and_its_ca_bundle_and_leaves_not
     let refused = world.helm("upgrade", &["trustDomain=other.example"]).expect_err("another mesh");
     assert!(refused.contains("every identity begins with it"), "{refused}");
 
-    // What the operator writes stays, whatever helm does.
-    let webhooks = Api::<MutatingWebhookConfiguration>::all(world.client.clone());
-    let names = ["namespace.injector.signet.dev", "pod.injector.signet.dev"];
-    let written = names.map(|name| json!({"name": name, "clientConfig": {"caBundle": "TEFTVA=="}}));
-    let patch = Patch::Strategic(json!({"webhooks": written}));
-    webhooks.patch("signet-injector", &PatchParams::default(), &patch).await.unwrap();
-    let bundles = async || {
-        let all = webhooks.get("signet-injector").await.unwrap().webhooks.unwrap_or_default();
-        all.into_iter().filter(|webhook| webhook.client_config.ca_bundle.is_some()).count()
-    };
-    world.helm("upgrade", &["operator.logLevel=debug"]).expect("upgraded");
-    assert_eq!(bundles().await, 2, "after an upgrade");
-    world.helm("rollback", &[]).expect("rolled back");
-    assert_eq!(bundles().await, 2, "after a rollback");
+    // What the operator writes stays, whatever helm does and however it does it.
+    world.webhook_writes().await;
+    let configs = async || world.hooks().await.into_iter().map(|hook| hook.client_config).collect::<Vec<_>>();
+    let written = configs().await;
+    for config in &written {
+        assert!(config.ca_bundle.as_ref().is_some_and(|bundle| !bundle.0.is_empty()), "{config:?}");
+        let path = config.service.as_ref().and_then(|service| service.path.as_deref()).unwrap_or_default();
+        assert!(path.strip_prefix("/inject/").is_some_and(|secret| secret.len() == 64), "{config:?}");
+    }
+    for apply in ["true", "false"] {
+        let level = format!("operator.logLevel={}", if apply == "true" { "debug" } else { "warn" });
+        world.helm(&format!("upgrade --server-side={apply}"), &[&level]).expect("upgraded");
+        assert_eq!(configs().await, written, "after an upgrade with --server-side={apply}");
+        world.helm(&format!("rollback --server-side={apply}"), &[]).expect("rolled back");
+        assert_eq!(configs().await, written, "after a rollback with --server-side={apply}");
+    }
     assert_eq!(stored(&world).await, Some(format!("signet-{id}.mesh")));
 
     // Forced: hooks want nodes.
     world.helm("uninstall", &[]).expect("uninstalled");
     let all = ListParams::default();
+    let webhooks = Api::<MutatingWebhookConfiguration>::all(world.client.clone());
     assert!(webhooks.list(&all).await.unwrap().items.is_empty());
     assert!(Api::<ValidatingAdmissionPolicy>::all(world.client.clone()).list(&all).await.unwrap().items.is_empty());
     let bindings = Api::<ValidatingAdmissionPolicyBinding>::all(world.client.clone());

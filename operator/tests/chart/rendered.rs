@@ -63,14 +63,16 @@ fn f35_a_value_that_nobody_knows_is_refused() {
 }
 
 #[test]
-fn f27_no_key_and_no_ca_bundle_is_rendered() {
+fn f27_no_key_no_ca_bundle_and_no_path_is_rendered() {
     let Some(helm) = helm::program() else { return };
     let text = template(&helm, "signet-system", &EVERYTHING).unwrap();
     assert!(!text.contains("PRIVATE KEY") && !text.contains("BEGIN CERTIFICATE"));
     let objects = objects(&text);
     assert!(objects.iter().all(|object| object["kind"] != "Secret"), "Secrets are made by the programs themselves");
     let webhooks = &named(&objects, "MutatingWebhookConfiguration", "signet-injector")["webhooks"];
-    assert!(webhooks.as_array().unwrap().iter().all(|webhook| webhook["clientConfig"].get("caBundle").is_none()));
+    for config in webhooks.as_array().unwrap().iter().map(|webhook| &webhook["clientConfig"]) {
+        assert!(config.get("caBundle").is_none() && config["service"].get("path").is_none(), "{config}");
+    }
 }
 
 #[test]

@@ -1,8 +1,10 @@
-//! What strangers can do to the webhook, which anybody in the cluster can reach and which the API server shows no certificate.
+//! What strangers can do to the webhook, which anybody in the cluster can reach and which the API server shows no certificate:
+//! without its secret path, and with it.
 use crate::webhook::{Anybody, call};
 use crate::world::{INJECT, Served, World, pod, until};
+use k8s_openapi::api::admissionregistration::v1::MutatingWebhookConfiguration;
 use k8s_openapi::api::apps::v1::ReplicaSet;
-use k8s_openapi::api::core::v1::ConfigMap;
+use k8s_openapi::api::core::v1::{ConfigMap, Secret};
 use k8s_openapi::api::events::v1::Event;
 use kube::api::{ListParams, Patch, PatchParams, PostParams};
 use kube::{Api, ResourceExt as _};
@@ -14,7 +16,7 @@ use std::net::{Ipv4Addr, SocketAddr, TcpStream};
 use std::sync::Arc;
 
 impl Served {
-    /// What is answered to a review that the API server never made.
+    /// What is answered to a review that the API server never made, of somebody who has learned the path.
     fn forged(&self, namespace: &str, pod: &Value) -> Value {
         let review = json!({
             "apiVersion": "admission.k8s.io/v1", "kind": "AdmissionReview",
@@ -24,8 +26,8 @@ impl Served {
             },
         });
         let body = review.to_string();
-        let head =
-            format!("POST /inject HTTP/1.1\r\nHost: x\r\nConnection: close\r\nContent-Length: {}\r\n\r\n", body.len());
+        let (path, length) = (&self.path, body.len());
+        let head = format!("POST {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\nContent-Length: {length}\r\n\r\n");
         let answer = call(self.port, &format!("{head}{body}"));
         let body = answer.split_once("\r\n\r\n").unwrap_or_else(|| panic!("no answer: {answer}")).1;
         serde_json::from_str::<Value>(body).unwrap_or_else(|error| panic!("{error}: {answer}"))["response"].take()
@@ -77,6 +79,41 @@ async fn f18_connections_that_do_nothing_keep_no_pod_from_its_sidecar() {
     assert!(text.contains("signet_operator_webhook_reviews_total{verdict=\"injected\"}"), "{text}");
     assert!(text.contains("signet_operator_webhook_review_seconds_count"), "{text}");
     drop(held);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn f8_who_does_not_know_the_path_is_sent_away_before_his_body_is_read() {
+    let Some(world) = World::start().await else { return };
+    let served = world.webhook_by_url().await;
+    let secret = served.path.strip_prefix("/inject/").expect("a path of its own").to_owned();
+    assert!(secret.len() * 4 >= 128, "too short to be guessed");
+    let (half, double) = (&served.path[..served.path.len() / 2], format!("{}/{secret}", served.path));
+    let other = format!("/inject/{}", "0".repeat(secret.len()));
+    let paths = ["/", "/inject", "/inject/", half, &double, &other, "/inject/..", "*"];
+    for path in paths {
+        // The body is announced and never comes: whoever waited for it would answer nothing.
+        let answer = call(served.port, &format!("POST {path} HTTP/1.1\r\nHost: x\r\nContent-Length: 1000\r\n\r\n"));
+        assert!(answer.starts_with("HTTP/1.1 404 ") && !answer.contains(&secret), "{path}: {answer}");
+    }
+    let text = served.metrics.encoded();
+    let counted = format!("signet_operator_webhook_refused_total{{reason=\"path\"}} {}\n", paths.len());
+    assert!(text.contains(&counted), "{text}");
+
+    // Kept where the operator alone may read it, and put right where somebody changed it.
+    let kept = Api::<Secret>::namespaced(world.client.clone(), &world.control).get("signet-webhook-ca").await.unwrap();
+    assert_eq!(kept.data.unwrap()["path"].0, served.path.as_bytes());
+    let shop = world.namespace(&json!({INJECT: "enabled"})).await;
+    until("pods are injected", async || world.create(&shop, &pod(&json!({})), true).await.is_ok()).await;
+    let webhooks = Api::<MutatingWebhookConfiguration>::all(world.client.clone());
+    let url = format!("https://localhost:{}/inject", served.port);
+    let patch = json!({"webhooks": [{"name": "namespace.injector.signet.dev", "clientConfig": {"url": url}}]});
+    webhooks.patch("signet-injector", &PatchParams::default(), &Patch::Strategic(patch)).await.unwrap();
+    until("the path is back", async || {
+        let hooks = world.hooks().await;
+        hooks.iter().all(|hook| hook.client_config.url.as_ref().is_some_and(|url| url.ends_with(&served.path)))
+    })
+    .await;
+    until("pods are injected again", async || world.create(&shop, &pod(&json!({})), true).await.is_ok()).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

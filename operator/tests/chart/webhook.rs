@@ -16,19 +16,22 @@ fn init_containers(pod: &Pod) -> Vec<&str> {
     containers.map(|container| container.name.as_str()).collect()
 }
 
+fn review(path: &str, body: &str) -> String {
+    format!("POST {path} HTTP/1.1\r\nHost: x\r\nContent-Length: {}\r\n\r\n{body}", body.len())
+}
+
 /// F18: whatever is no review is refused, within bounds.
-fn flooded(port: u16) {
-    let review =
-        |body: &str| format!("POST /inject HTTP/1.1\r\nHost: x\r\nContent-Length: {}\r\n\r\n{body}", body.len());
+fn flooded(port: u16, path: &str) {
+    let review = |body: &str| review(path, body);
     let large = "x".repeat(9 * 1024 * 1024);
     for (request, status) in [
-        ("GET /inject HTTP/1.1\r\nHost: x\r\n\r\n".to_owned(), "405"),
+        (format!("GET {path} HTTP/1.1\r\nHost: x\r\n\r\n"), "405"),
         ("POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 0\r\n\r\n".to_owned(), "404"),
         (review("{"), "400"),
         (review(&"[".repeat(100_000)), "400"),
         (review("{\"apiVersion\": \"admission.k8s.io/v1beta1\", \"request\": {\"uid\": \"x\"}}"), "400"),
         (review(&large), "413"),
-        (format!("POST /inject HTTP/1.1\r\nHost: x\r\nX: {}\r\n\r\n", "y".repeat(64 * 1024)), "431"),
+        (format!("POST {path} HTTP/1.1\r\nHost: x\r\nX: {}\r\n\r\n", "y".repeat(64 * 1024)), "431"),
     ] {
         let answer = call(port, &request);
         // What is still on its way when the server closes resets the connection, and the answer may be lost with it.
@@ -115,7 +118,7 @@ impl rustls::client::danger::ServerCertVerifier for Anybody {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_pod_that_opts_in_has_a_sidecar_or_is_refused() {
     let Some(world) = World::start().await else { return };
-    let Served { authority, port, operator, credentials, settings, mut tasks, .. } = world.webhook_by_url().await;
+    let Served { authority, port, path, operator, credentials, settings, mut tasks, .. } = world.webhook_by_url().await;
 
     let shop = world.namespace(&json!({INJECT: "enabled"})).await;
     until("pods are injected", async || world.create(&shop, &pod(&json!({})), true).await.is_ok()).await;
@@ -153,7 +156,7 @@ async fn a_pod_that_opts_in_has_a_sidecar_or_is_refused() {
     let told = world.create(&shop, &pod(&json!({"signet.dev/drain-time": "soon"})), true).await.unwrap_err();
     assert!(told.contains("annotation signet.dev/drain-time: found \"soon\"; want whole seconds"), "{told}");
 
-    flooded(port);
+    flooded(port, &path);
 
     // The Event stands on the pod.
     let events = Api::<Event>::namespaced(world.client.clone(), &shop);
@@ -189,6 +192,8 @@ async fn a_pod_that_opts_in_has_a_sidecar_or_is_refused() {
         webhook::start(operator, credentials, settings, Metrics::default().webhook, &mut replica).await.unwrap();
     second.ready.clone().wait_for(|ready| *ready).await.unwrap();
     assert_eq!(secret().await.resource_version(), before.resource_version());
+    let answer = call(second.listen.port(), &review(&path, "{}"));
+    assert!(answer.starts_with("HTTP/1.1 400 "), "the path is that of all replicas: {answer}");
 
     // Without any webhook: who opted in is refused, and everybody else untouched.
     tasks.shutdown().await;

@@ -1,5 +1,6 @@
 //! An API server with the chart's webhooks, guard and policies in it.
 use crate::helm;
+use k8s_openapi::api::admissionregistration::v1::{MutatingWebhook, MutatingWebhookConfiguration};
 use k8s_openapi::api::core::v1::{Namespace, Pod};
 use kube::api::{ApiResource, DynamicObject, Patch, PatchParams, PostParams};
 use kube::core::GroupVersionKind;
@@ -32,6 +33,8 @@ pub(crate) struct World {
 pub(crate) struct Served {
     pub(crate) authority: Authority,
     pub(crate) port: u16,
+    /// Where it is asked, as only the API server is told.
+    pub(crate) path: String,
     pub(crate) operator: Client,
     pub(crate) credentials: Arc<Credentials>,
     pub(crate) settings: Settings,
@@ -68,16 +71,28 @@ impl World {
     }
 
     /// Installs the chart and serves its webhook. No kube-proxy leads to the Service here: the API server calls the same webhook
-    /// by URL.
+    /// by URL, whose path is the operator's to write.
     pub(crate) async fn webhook_by_url(&self) -> Served {
         let port = free_port();
         self.helm("install", &["trustDomain=example.org"]).unwrap();
         let by_url = |object: &mut Value| {
             for webhook in object.get_mut("webhooks").and_then(Value::as_array_mut).into_iter().flatten() {
-                webhook["clientConfig"] = json!({"url": format!("https://localhost:{port}/inject")});
+                webhook["clientConfig"] = json!({"url": format!("https://localhost:{port}")});
             }
         };
         self.apply(&["MutatingWebhookConfiguration"], by_url).await;
+        let served = self.serve(port).await;
+        let url = self.hooks().await[0].client_config.url.clone().unwrap();
+        let path = url.strip_prefix(&format!("https://localhost:{port}")).unwrap().to_owned();
+        Served { path, ..served }
+    }
+
+    /// Lets the operator write into the webhooks what it does, and ends it.
+    pub(crate) async fn webhook_writes(&self) {
+        self.serve(0).await.tasks.shutdown().await;
+    }
+
+    async fn serve(&self, port: u16) -> Served {
         let operator = self.client_of("signet-operator").await;
         let authority = Authority::new("example.org");
         let credentials = authority.credentials(&self.control, "signet-operator", None);
@@ -88,13 +103,21 @@ impl World {
         let started =
             webhook::start(operator.clone(), credentials.clone(), settings.clone(), counted, &mut tasks).await.unwrap();
         started.ready.clone().wait_for(|ready| *ready).await.unwrap();
-        Served { authority, port, operator, credentials, settings, metrics, tasks }
+        Served { authority, port, path: String::new(), operator, credentials, settings, metrics, tasks }
     }
 
-    /// Runs helm against this API server, on the release `signet` of the control namespace.
+    /// The webhooks as they are now.
+    pub(crate) async fn hooks(&self) -> Vec<MutatingWebhook> {
+        let api = Api::<MutatingWebhookConfiguration>::all(self.client.clone());
+        api.get("signet-injector").await.unwrap().webhooks.unwrap_or_default()
+    }
+
+    /// Runs helm against this API server, on the release `signet` of the control namespace; flags may follow the verb.
     pub(crate) fn helm(&self, verb: &str, set: &[&str]) -> Result<(), String> {
         let (chart, kubeconfig) = (helm::chart(), self.server.kubeconfig());
+        let (verb, flags) = verb.split_once(' ').unwrap_or((verb, ""));
         let mut arguments = vec![verb, "signet"];
+        arguments.extend(flags.split_whitespace());
         match verb {
             "install" | "upgrade" => arguments.push(chart.to_str().unwrap()),
             "uninstall" => arguments.push("--no-hooks"),

@@ -84,6 +84,17 @@ fn what_the_chart_installs() {
         "helm upgrade signet",
     );
     found(
+        "install.webhook",
+        Sign::Fail,
+        |f| {
+            edit(&mut f.webhooks.as_mut().unwrap()[0], |w| {
+                w["webhooks"][1]["clientConfig"]["service"]["path"] = "/inject".into();
+            });
+        },
+        "pod.injector.signet.dev has no secret path",
+        "kubectl -n mesh logs deployment/signet-operator",
+    );
+    found(
         "install.guard",
         Sign::Fail,
         |f| _ = f.bindings.as_mut().unwrap().remove(0),

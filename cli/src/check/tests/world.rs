@@ -100,7 +100,7 @@ pub(super) fn well() -> Facts {
         json!({
             "name": format!("{name}.injector.signet.dev"), "admissionReviewVersions": ["v1"], "sideEffects": "None",
             "clientConfig": {
-                "service": {"name": "signet-webhook", "namespace": "mesh", "path": "/inject", "port": 443},
+                "service": {"name": "signet-webhook", "namespace": "mesh", "path": "/inject/5ec7e7", "port": 443},
                 "caBundle": k8s_openapi::ByteString(pem.clone().into_bytes()),
             },
         })
