@@ -1,20 +1,11 @@
 //! What the CA counts. Every label comes from a fixed list; none ever takes bytes from a peer (F26).
 use prometheus_client::{
-    collector::Collector,
-    encoding::{DescriptorEncoder, EncodeLabelSet, EncodeMetric, text},
-    metrics::{
-        counter::{ConstCounter, Counter},
-        family::Family,
-        gauge::{ConstGauge, Gauge},
-        histogram::Histogram,
-    },
+    encoding::{EncodeLabelSet, text},
+    metrics::{counter::Counter, family::Family, gauge::Gauge, histogram::Histogram},
     registry::Registry,
 };
-use signet_enroll::Counters;
-use std::{
-    sync::{Arc, OnceLock, atomic::Ordering},
-    time::Duration,
-};
+use signet_enroll::{Counters, ListenerMetrics};
+use std::{sync::Arc, time::Duration};
 
 #[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
 struct Issued {
@@ -32,45 +23,11 @@ struct Committed {
     result: &'static str,
 }
 
-/// What the gRPC listener counts by itself, once there is one.
-#[derive(Clone, Debug, Default)]
-struct Listener(Arc<OnceLock<Arc<Counters>>>);
-
-impl Collector for Listener {
-    fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> Result<(), std::fmt::Error> {
-        let Some(counters) = self.0.get() else { return Ok(()) };
-        let table = [
-            ("handshakes_accepted", "TLS handshakes that ended well", &counters.accepted),
-            ("handshakes_failed", "TLS handshakes that failed", &counters.failed),
-            ("handshakes_timed_out", "TLS handshakes that took too long", &counters.timed_out),
-            (
-                "connections_crowded",
-                "Connections closed because their address had too many handshakes",
-                &counters.crowded,
-            ),
-            (
-                "connections_refused",
-                "Connections closed because their address, or whoever they proved to be, had too many",
-                &counters.refused,
-            ),
-            ("connections_silent", "Connections closed because nothing came from them", &counters.silent),
-            ("accept_errors", "Errors of accept, such as no more file descriptors", &counters.accept_errors),
-        ];
-        for (name, help, count) in table {
-            let counter = ConstCounter::new(count.load(Ordering::Relaxed));
-            counter.encode(encoder.encode_descriptor(name, help, None, counter.metric_type())?)?;
-        }
-        let open = ConstGauge::new(i64::try_from(counters.open.load(Ordering::Relaxed)).unwrap_or(i64::MAX));
-        open.encode(encoder.encode_descriptor("connections_open", "Open connections", None, open.metric_type())?)?;
-        Ok(())
-    }
-}
-
 /// The counters, shared by every part of the CA.
 #[derive(Clone, Debug)]
 pub struct Metrics {
     registry: Arc<Registry>,
-    listener: Listener,
+    listener: ListenerMetrics,
     issued: Family<Issued, Counter>,
     refused: Family<Refused, Counter>,
     commits: Family<Committed, Counter>,
@@ -93,7 +50,7 @@ pub struct Metrics {
 impl Default for Metrics {
     fn default() -> Self {
         let mut registry = Registry::with_prefix("signet_ca");
-        let listener = Listener::default();
+        let listener = ListenerMetrics::default();
         registry.register_collector(Box::new(listener.clone()));
         let issued = Family::default();
         let refused = Family::default();
@@ -146,8 +103,7 @@ impl Default for Metrics {
 impl Metrics {
     /// Shows the listener's own counters from now on.
     pub fn watch_listener(&self, counters: Arc<Counters>) {
-        // There is one listener; a second one would have no place to be shown.
-        let _ = self.listener.0.set(counters);
+        self.listener.watch(counters);
     }
 
     /// One certificate was handed out.

@@ -9,6 +9,10 @@
 //! Strangers reach this code: the accept loop survives every error (finding F36), handshakes in progress and connections are
 //! bounded in all and for each address, a handshake that does not finish in time is dropped, and a connection from which nothing
 //! comes too. Whoever has proved who he is counts by that and no longer by his address, which others may share.
+mod metrics;
+
+pub use metrics::ListenerMetrics;
+
 use crate::escaped;
 use crate::places::{Counted, Counts};
 use signet_identity::{ClientAuth, Credentials, Peer, tls};

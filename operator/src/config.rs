@@ -13,6 +13,9 @@
 //! [limits]
 //! streams = 16384                   # sidecars at once
 //! stream_age = "30m"                # then a sidecar attaches anew
+//! connections = 20000               # of sidecars, at least as many as streams; more wait
+//! connections_per_address = 256     # of one address (IPv6 outside a cluster: a /64) that have not proved yet who they are
+//! connections_per_peer = 16         # of one identity and UID
 //!
 //! [kubernetes]                      # instead of `files`: a cluster's objects; see `cluster`
 //! sidecar_images = ["signet/signet-sidecar"]
@@ -89,7 +92,7 @@ impl Config {
         let plain = "networks without address bits beyond their length, such as 10.77.0.0/16";
         let ranges = ranges.filter(|all| root.check("mesh_ranges", all.iter().all(|net| *net == net.trunc()), plain));
         let (inbound, egress) = posture(&mut root.table("posture"));
-        let limits = limits(&mut root.table("limits"));
+        let limits = limits(&mut root.table("limits"), in_cluster);
         let enroll = EnrollConfig::read(&mut root.table("ca"));
         let inject = injection(&mut root, enroll.as_ref(), in_cluster);
         let log = LogSettings::read(&mut root.table("log"));
@@ -175,11 +178,32 @@ fn posture(table: &mut Table<'_>) -> (Option<Posture>, Option<Decision>) {
     (inbound, egress)
 }
 
-fn limits(table: &mut Table<'_>) -> Option<Limits> {
+fn limits(table: &mut Table<'_>, in_cluster: bool) -> Option<Limits> {
+    let door = door(table, in_cluster);
     let streams = table.ranged("streams", 16_384, 1..=1_000_000_usize);
     let (shortest, longest) = (Duration::from_mins(1), Duration::from_hours(24));
     let max_age = table.ranged("stream_age", Duration::from_mins(30), shortest..=longest);
-    Some(Limits { streams: streams?, max_age: max_age?, ..Limits::default() })
+    let (streams, door) = (streams?, door?);
+    let want = format!("at least `streams`, {streams}: each has a connection");
+    table.check("connections", door.connections >= streams, &want).then_some(())?;
+    Some(Limits { streams, max_age: max_age?, door, ..Limits::default() })
+}
+
+/// Of the control service's listener. Whoever has proved who he is counts by that; so what one address may have are handshakes.
+fn door(table: &mut Table<'_>, in_cluster: bool) -> Option<signet_enroll::Limits> {
+    let usual = signet_enroll::Limits::default();
+    let connections = table.ranged("connections", usual.connections, 1..=1_000_000);
+    let of_address = table.ranged("connections_per_address", usual.handshakes_per_address, 1..=1_000_000);
+    let of_peer = table.ranged("connections_per_peer", usual.connections_per_peer, 1..=1_000_000);
+    Some(signet_enroll::Limits {
+        connections: connections?,
+        handshakes_per_address: of_address?,
+        connections_per_address: of_address?,
+        connections_per_peer: of_peer?,
+        // In a cluster a /64 is a whole node's pods.
+        whole_ipv6: in_cluster,
+        ..usual
+    })
 }
 
 #[cfg(test)]

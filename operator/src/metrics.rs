@@ -8,6 +8,7 @@ use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::registry::Registry;
+use signet_enroll::ListenerMetrics;
 use signet_identity::Credentials;
 use std::sync::Arc;
 
@@ -41,6 +42,8 @@ pub struct Metrics {
     good: Gauge,
     workloads: Gauge,
     svid_not_after: Gauge,
+    /// The control service's listener's.
+    pub control: ListenerMetrics,
     /// The injection webhook's.
     pub webhook: webhook::Metrics,
 }
@@ -73,6 +76,8 @@ impl Default for Metrics {
             "When the operator's certificate ends, in seconds since 1970; 0 without one",
             svid_not_after.clone(),
         );
+        let control = ListenerMetrics::default();
+        registry.sub_registry_with_prefix("control").register_collector(Box::new(control.clone()));
         let webhook = webhook::Metrics::register(&mut registry);
         Self {
             registry,
@@ -88,6 +93,7 @@ impl Default for Metrics {
             good,
             workloads,
             svid_not_after,
+            control,
             webhook,
         }
     }

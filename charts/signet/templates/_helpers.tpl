@@ -83,6 +83,13 @@ signet-{{ $cluster.metadata.uid | replace "-" "" | trunc 12 }}.mesh
 {{- concat (list $own) .Values.sidecar.otherImages | uniq | toJson -}}
 {{- end }}
 
+{{/* Keys of a TOML table from values: those that are given, in the program's spelling. */}}
+{{- define "signet.keys" -}}
+{{- range $key, $value := . }}
+{{- snakecase $key }} = {{ toJson $value }}
+{{ end }}
+{{- end }}
+
 {{/* Where a program listens: list $ PORT */}}
 {{- define "signet.listen" -}}
 {{- $address := (index . 0).Values.listenAddress -}}

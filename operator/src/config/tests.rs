@@ -38,6 +38,38 @@ fn the_directory_of_the_command_line_wins() {
 #[case::f8_health_for_everybody("health = \"0.0.0.0:15023\"", "", "health")]
 #[case::host_bits("mesh_ranges = [\"10.77.0.1/16\"]", "", "mesh_ranges")]
 #[case::age("", "[limits]\nstream_age = \"1s\"", "limits.stream_age")]
+#[case::no_connections("", "[limits]\nconnections = 0", "limits.connections: found 0; want 1 to 1000000")]
+#[case::fewer_connections_than_streams(
+    "",
+    "[limits]\nstreams = 200\nconnections = 199",
+    "limits.connections: found 199; want at least `streams`, 200"
+)]
+#[case::more_streams_than_connections(
+    "",
+    "[limits]\nstreams = 20001",
+    "limits.connections: found no such key; want at least `streams`, 20001"
+)]
+#[case::of_address("", "[limits]\nconnections_per_address = 0", "limits.connections_per_address: found 0; want 1 to")]
+#[case::of_peer(
+    "",
+    "[limits]\nconnections_per_peer = \"many\"",
+    "limits.connections_per_peer: found \"many\"; want 1 to"
+)]
+#[case::few_for_the_webhook(
+    "",
+    "[inject]\nimage = \"x\"\nconnections = 31",
+    "inject.connections: found 31; want 32 to 65536"
+)]
+#[case::few_of_an_api_server(
+    "",
+    "[inject]\nimage = \"x\"\nconnections_per_address = 3",
+    "inject.connections_per_address: found 3; want 4 to 65536"
+)]
+#[case::more_of_one_than_of_all(
+    "",
+    "[inject]\nimage = \"x\"\nconnections = 40",
+    "inject.connections_per_address: found no such key; want at most `connections`, 40"
+)]
 #[case::unknown("fils = \"x\"", "", "fils")]
 fn a_mistake_is_named(#[case] top: &str, #[case] tables: &str, #[case] key: &str) {
     let problems = read(&format!("files = \"mesh\"\n{top}"), tables).unwrap_err();
@@ -56,6 +88,19 @@ fn in_a_cluster_health_may_listen_for_everybody() {
     let Source::Cluster(cluster) = config.source else { panic!("{:?}", config.source) };
     assert_eq!(cluster.sidecar_images, ["signet/signet-sidecar"]);
     assert!(cluster.kubeconfig.is_none());
+}
+
+#[test]
+fn what_the_doors_take_can_be_set() {
+    let limits = "[limits]\nconnections = 30000\nconnections_per_address = 9\nconnections_per_peer = 3\n";
+    let webhook = "[inject]\nimage = \"x\"\nconnections = 64\nconnections_per_address = 8\n";
+    let config = read("", &format!("[kubernetes]\n{limits}{webhook}")).unwrap();
+    let door = config.limits.door;
+    assert_eq!((door.connections, door.handshakes_per_address, door.connections_per_peer), (30_000, 9, 3));
+    assert!(door.whole_ipv6, "the pods of a node share a /64");
+    let inject = config.inject.unwrap();
+    assert_eq!((inject.connections, inject.connections_per_address), (64, 8));
+    assert!(!read("files = \"mesh\"", limits).unwrap().limits.door.whole_ipv6, "a host has a /64");
 }
 
 #[test]

@@ -35,6 +35,8 @@ pub struct Limits {
     pub hello: Duration,
     /// A message that the peer does not take for so long ends its stream.
     pub send: Duration,
+    /// Connections and handshakes, before anybody has a stream.
+    pub door: signet_enroll::Limits,
     /// Messages a second from one sidecar; a burst may hold ten times as many. Faster peers are read slower.
     pub messages: u32,
 }
@@ -49,6 +51,7 @@ impl Default for Limits {
             document: seconds(1),
             hello: seconds(10),
             send: seconds(30),
+            door: signet_enroll::Limits::default(),
             messages: 50,
         }
     }

@@ -8,6 +8,8 @@
 //! excluded_namespaces = []                # beside kube-system, kube-node-lease and the control namespace
 //! listen = "0.0.0.0:10250"                # the webhook
 //! names = []                              # more names of the webhook, where it is called by URL
+//! connections = 512                       # to the webhook, that have not asked at its secret path; who waits makes room
+//! connections_per_address = 48            # of one address
 //! cpu_request = "20m"
 //! memory_request = "32Mi"                 # cpu_limit, memory_limit: none
 //! drain_time = "25s"
@@ -36,6 +38,10 @@ pub struct Settings {
     pub listen: SocketAddr,
     /// Names and addresses in the webhook's certificate, beside its Service's.
     pub names: Vec<String>,
+    /// Connections to the webhook that have not asked at its secret path.
+    pub connections: usize,
+    /// And of one address; at most as many.
+    pub connections_per_address: usize,
     /// The sidecar's image, with tag or digest.
     pub image: String,
     /// `Always`, `IfNotPresent` or `Never`.
@@ -87,6 +93,10 @@ impl Settings {
         let excluded_namespaces = table.or("excluded_namespaces", Vec::new(), "names of namespaces");
         let listen = table.or("listen", SocketAddr::from(([0, 0, 0, 0], 10250)), "an address such as 0.0.0.0:10250");
         let names = table.or("names", Vec::new(), "DNS names or addresses");
+        // An API server has one connection for each review that is under way (Go's client speaks HTTP/1.1 to webhooks,
+        // kubernetes/kubernetes#75791) and keeps 25; several may share an address.
+        let connections = table.ranged("connections", 512, 32..=65_536);
+        let connections_per_address = table.ranged("connections_per_address", 48, 4..=65_536);
         let cpu_request = quantity(table, "cpu_request", Some("20m"));
         let memory_request = quantity(table, "memory_request", Some("32Mi"));
         let cpu_limit = quantity(table, "cpu_limit", None);
@@ -114,7 +124,12 @@ impl Settings {
                 return None;
             }
         }
+        let (connections, connections_per_address) = (connections?, connections_per_address?);
+        let want = format!("at most `connections`, {connections}");
+        table.check("connections_per_address", connections_per_address <= connections, &want).then_some(())?;
         Some(Self {
+            connections,
+            connections_per_address,
             trust_domain: trust_domain.clone(),
             control_namespace: control_namespace.to_owned(),
             listen: listen?,

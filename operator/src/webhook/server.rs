@@ -3,7 +3,7 @@
 //! each address. So is the rest, should somebody have learned the path.
 //!
 //! ```text
-//! accept ─▶ place (48 of one address; who waits makes room) ─▶ TLS and head within 5 s ─▶ the path (who knows it stays)
+//! accept ─▶ place (few of one address; who waits makes room) ─▶ TLS and head within 5 s ─▶ the path (who knows it stays)
 //!        ─▶ rate of the address ─▶ body (bytes bounded, 5 s) ─▶ review (16 at once, 2 large ones)
 //! ```
 use super::bodies::{self, Budget};
@@ -11,6 +11,7 @@ use super::certificate::Resolver;
 use super::metrics::Metrics;
 use super::path::Answered;
 use super::review::Reviewer;
+use crate::inject::Settings;
 use http_body_util::{BodyExt as _, Full};
 use hyper::body::{Body as _, Bytes, Incoming};
 use hyper::header::{CONNECTION, CONTENT_TYPE, HeaderValue};
@@ -30,10 +31,8 @@ use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep, timeout, timeout_at};
 use tokio_rustls::TlsAcceptor;
 
-/// An API server has one connection for each review that is under way (Go's client speaks HTTP/1.1 to webhooks,
-/// kubernetes/kubernetes#75791) and keeps 25; several may share an address. Those that asked at the secret path make room for
-/// nobody.
-const BOUNDS: Bounds = Bounds { all: 512, per_address: 48, known: 256 };
+/// Connections that asked at the secret path: they make room for nobody.
+const KNOWN: usize = 256;
 /// From the accept to the end of the first request's head, handshake and all.
 const FIRST_HEAD: Duration = Duration::from_secs(5);
 /// How long a connection may be silent between requests. Go's clients give up after 90 s.
@@ -87,7 +86,8 @@ pub(super) async fn serve(
     reviewer: Reviewer,
     metrics: Metrics,
 ) {
-    let places = Places::new(BOUNDS);
+    let Settings { connections: all, connections_per_address: per_address, .. } = *reviewer.settings;
+    let places = Places::new(Bounds { all, per_address, known: KNOWN });
     metrics.watch(places.clone());
     let door = Arc::new(Door {
         acceptor: TlsAcceptor::from(tls),

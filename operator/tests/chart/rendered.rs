@@ -1,6 +1,8 @@
 //! What the chart renders.
 use crate::helm::{self, objects, template};
 use serde_json::{Value, json};
+use signet_identity::testing::Authority;
+use signet_operator::config::Config;
 
 const DOMAIN: &str = "trustDomain=prod.example";
 const EVERYTHING: [&str; 8] = [
@@ -57,6 +59,11 @@ fn f35_a_value_that_nobody_knows_is_refused() {
         "ca.lifetimes.leaf=1hour",
         "image.pullPolicy=Sometimes",
         "sidecar.excludeInboundPorts={http}",
+        "ca.limits.connection=1",
+        "ca.limits.connections=0",
+        "ca.limits.connectionAge=long",
+        "operator.limits.streams=many",
+        "injection.limits.connectionsPerAddress=3",
     ] {
         assert!(template(&helm, "signet-system", &[DOMAIN, wrong]).is_err(), "{wrong}");
     }
@@ -144,6 +151,57 @@ fn an_image_is_what_its_parts_say() {
             format!("\"reg.example:5000/signet/signet-sidecar@{digest}\"")
         ]
     );
+}
+
+#[test]
+fn the_programs_are_told_the_limits_that_are_given_and_start_anew_for_them() {
+    let Some(helm) = helm::program() else { return };
+    let rendered = |set: &[&str]| objects(&template(&helm, "signet-system", &[&[DOMAIN], set].concat()).unwrap());
+    let (usual, limited) = (
+        rendered(&[]),
+        rendered(&[
+            "ca.limits.connections=1000000",
+            "ca.limits.connectionsPerAddress=2",
+            "ca.limits.connectionAge=5m",
+            "ca.limits.watchesPerAddress=1",
+            "operator.limits.connectionsPerPeer=3",
+            "operator.limits.streamAge=1h",
+            "injection.limits.connectionsPerAddress=64",
+        ]),
+    );
+    let file = |objects: &[Value], name: &str, key: &str| {
+        named(objects, "ConfigMap", name)["data"][key].as_str().unwrap().to_owned()
+    };
+    let ca = file(&limited, "signet-ca", "ca.toml");
+    let table = "[limits]\nconnection_age = \"5m\"\nconnections = 1000000\nconnections_per_address = 2\n\
+                 watches_per_address = 1\n\n";
+    assert!(ca.contains(table), "{ca}");
+    assert!(!file(&usual, "signet-ca", "ca.toml").contains("[limits]"), "the program's own choice");
+
+    // As the operator reads its file.
+    let directory = tempfile::tempdir().unwrap();
+    let bundle = directory.path().join("bundle.pem");
+    std::fs::write(&bundle, Authority::new("prod.example").bundle().to_pem()).unwrap();
+    let read = |objects: &[Value]| {
+        let text = file(objects, "signet-operator", "operator.toml");
+        let text = text.replace("/var/run/secrets/signet.dev/bundle.pem", bundle.to_str().unwrap());
+        let path = directory.path().join("operator.toml");
+        std::fs::write(&path, text).unwrap();
+        let config = Config::read(&path, None).unwrap_or_else(|problems| panic!("{problems}"));
+        let (door, webhook) = (config.limits.door, config.inject.unwrap());
+        (
+            door.connections_per_peer,
+            config.limits.max_age.as_secs(),
+            webhook.connections,
+            webhook.connections_per_address,
+        )
+    };
+    assert_eq!((read(&usual), read(&limited)), ((16, 1800, 512, 48), (3, 3600, 512, 64)));
+
+    for program in ["signet-ca", "signet-operator"] {
+        let template = |objects: &[Value]| named(objects, "Deployment", program)["spec"]["template"].clone();
+        assert_ne!(template(&usual), template(&limited), "{program} starts anew");
+    }
 }
 
 #[test]

@@ -1,7 +1,8 @@
-//! F29: what HTTP/2 lets a peer send without end.
+//! F29: what HTTP/2 lets a peer send without end. F18: what connections one address and one peer may have.
 use crate::world::{MESH, SOON, World, hello, world};
 use signet_enroll::connector;
 use signet_operator::control::Limits;
+use signet_operator::metrics::Metrics;
 use std::time::Duration;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
@@ -95,4 +96,34 @@ async fn f29_headers_without_end_end_the_connection() {
     .await;
     assert!(taken < 4 * 1024 * 1024, "{taken} bytes of headers were taken");
     still_serves(&world).await;
+}
+
+/// The value of one of the control listener's metrics.
+fn counted(metrics: &Metrics, name: &str) -> u64 {
+    let text = metrics.encoded();
+    let name = format!("signet_operator_control_{name} ");
+    let value = text.lines().find_map(|line| line.strip_prefix(&name)).unwrap_or_else(|| panic!("no {name}: {text}"));
+    value.parse().unwrap()
+}
+
+#[tokio::test]
+async fn f18_one_address_and_one_peer_have_few_connections_and_each_that_is_closed_is_counted() {
+    let door = signet_enroll::Limits { handshakes_per_address: 2, connections_per_peer: 2, ..Default::default() };
+    let world = world(Limits { door, ..Limits::default() }, Some(MESH)).await;
+    // Two that prove who they are, and are no strangers any more.
+    let peers = [connection(&world).await, connection(&world).await];
+    // A third of the same peer is closed: what comes is an end.
+    let mut third = connection(&world).await;
+    let end = timeout(SOON, third.read(&mut [0; 1])).await.expect("in time");
+    assert!(!matches!(end, Ok(1..)), "{end:?}");
+    assert_eq!(counted(&world.metrics, "connections_refused_total"), 1);
+    // Two that prove nothing, and a third stranger that is closed at once.
+    let strangers =
+        [TcpStream::connect(world.address).await.unwrap(), TcpStream::connect(world.address).await.unwrap()];
+    let mut third = TcpStream::connect(world.address).await.unwrap();
+    let end = timeout(SOON, third.read(&mut [0; 1])).await.expect("in time");
+    assert!(!matches!(end, Ok(1..)), "{end:?}");
+    assert_eq!(counted(&world.metrics, "connections_crowded_total"), 1);
+    assert_eq!(counted(&world.metrics, "connections_open"), 2);
+    drop((peers, strangers));
 }
