@@ -42,6 +42,8 @@ use tokio::{
 const GRACE: Duration = Duration::from_secs(5);
 /// Keys of buckets that are busy at the same time; a flood of addresses beyond it is refused, not remembered (F26).
 const BUSY_KEYS: usize = 100_000;
+/// Trust streams of one workload that has shown its certificate: the one it has, and those that it has left and nobody noticed.
+const WATCHES_PER_PEER: usize = 8;
 
 /// A CA that serves.
 #[derive(Debug)]
@@ -119,7 +121,7 @@ pub async fn start_with(config: Config, clock: Clock, journal: Box<dyn Write + S
         whole_ipv6: config.kubernetes.is_some(),
         ..signet_enroll::Limits::default()
     };
-    let incoming = serve_tls_with(listener, &credentials, ClientAuth::None, door);
+    let incoming = serve_tls_with(listener, &credentials, ClientAuth::Optional, door);
     metrics.watch_listener(incoming.counters());
     let service = Service::new(Parts {
         callers,
@@ -132,8 +134,10 @@ pub async fn start_with(config: Config, clock: Clock, journal: Box<dyn Write + S
         by_address: Buckets::new(limits.address, BUSY_KEYS),
         failures: Buckets::new(limits.failures, BUSY_KEYS),
         by_workload: Buckets::new(limits.workload, BUSY_KEYS),
+        by_peer: Buckets::new(limits.workload, BUSY_KEYS),
         watches: Arc::new(tokio::sync::Semaphore::new(limits.watches)),
         watches_by_address: Counts::new(limits.watches_per_address),
+        watches_by_peer: Counts::new(WATCHES_PER_PEER),
         connection_age: limits.connection_age,
         answer_time: limits.answer_time,
         stopping: stopping.clone(),

@@ -14,7 +14,7 @@ use crate::{
     attest::{Refusal, nonces::Nonces},
     clock::Clock,
     issuance::{Issuance, Unjournaled},
-    limits::{Bench, Buckets, address_key},
+    limits::{Bench, Buckets, Busy, address_key},
     metrics::Metrics,
     store::Store,
     trust::Publisher,
@@ -68,10 +68,14 @@ pub struct Parts {
     pub failures: Buckets<IpAddr>,
     /// Issuances, by workload.
     pub by_workload: Buckets<WorkloadUid>,
+    /// Calls of workloads that show a good certificate in the handshake, once others have used up what their address may.
+    pub by_peer: Buckets<WorkloadUid>,
     /// Open trust streams, and those of one address.
     pub watches: Arc<tokio::sync::Semaphore>,
     /// See `watches`.
     pub watches_by_address: Counts<IpAddr>,
+    /// And those of a workload that shows a good certificate, beyond what its address may have.
+    pub watches_by_peer: Counts<WorkloadUid>,
     /// A trust stream ends after twice to three times this long, so that its connection can, which takes no new calls by then.
     pub connection_age: Duration,
     /// How long a request may take, the disk included.
@@ -80,11 +84,19 @@ pub struct Parts {
     pub stopping: tokio::sync::watch::Receiver<bool>,
 }
 
+/// Who calls, in limits.
+#[derive(Debug, Clone)]
+struct Caller {
+    /// Names whoever has proved nothing.
+    address: IpAddr,
+    /// The workload whose certificate was shown in the handshake, and is good.
+    proved: Option<WorkloadUid>,
+}
+
 /// What is asked for, beside the evidence.
 #[derive(Debug)]
 struct Asked {
-    /// Names the caller in limits.
-    address: IpAddr,
+    caller: Caller,
     /// The certificate request.
     csr: Vec<u8>,
     /// The trust sequence that the caller says it holds.
@@ -119,9 +131,9 @@ impl Service {
 }
 
 impl Parts {
-    fn challenge(&self, address: IpAddr) -> Result<ChallengeResponse, Refusal> {
+    fn challenge(&self, caller: &Caller) -> Result<ChallengeResponse, Refusal> {
         let now = self.clock.running();
-        self.by_address.take(&address, now)?;
+        self.charged(caller, self.by_address.take(&caller.address, now))?;
         let nonce = self.nonces.make(now).ok_or_else(|| Refusal::Internal("no randomness".into()))?;
         Ok(ChallengeResponse { nonce: nonce.to_vec() })
     }
@@ -133,10 +145,10 @@ impl Parts {
         }
     }
 
-    /// `address` names the caller in limits; `peer` is where it called from.
+    /// `peer` is where it called from.
     async fn issue(
         self: Arc<Self>,
-        address: IpAddr,
+        caller: Caller,
         peer: IpAddr,
         request: IssueRequest,
     ) -> Result<IssueResponse, Refusal> {
@@ -146,11 +158,11 @@ impl Parts {
                 return Err(Refusal::Field { field: "attestation", found: "missing".into(), want });
             }
             (Callers::Hosts(store), Some(Attestation::HostKey(proof))) => {
-                let asked = Asked { address, csr: request.csr, held: request.trust_sequence_held };
+                let asked = Asked { caller, csr: request.csr, held: request.trust_sequence_held };
                 (hosts::issue(&self, store, proof, asked).await?, Vec::new())
             }
             (Callers::Pods(pods), Some(Attestation::Kubernetes(proof))) => {
-                let asked = Asked { address, csr: request.csr, held: request.trust_sequence_held };
+                let asked = Asked { caller, csr: request.csr, held: request.trust_sequence_held };
                 pods.issue(&self, proof, request.renewal, peer, asked).await?
             }
             (Callers::Hosts(_), Some(Attestation::Kubernetes(_))) => return Err(hosts::ONLY_HOSTS),
@@ -181,6 +193,15 @@ impl Parts {
         tokio::time::timeout(limit, work).await.unwrap_or(Err(Refusal::Slow(limit)))
     }
 
+    /// What others did from the same address is no reason to refuse who has shown a good certificate: what it does then is
+    /// charged to the workload.
+    fn charged(&self, caller: &Caller, to_address: Result<(), Busy>) -> Result<(), Busy> {
+        match &caller.proved {
+            Some(uid) => to_address.or_else(|_| self.by_peer.take(uid, self.clock.running())),
+            None => to_address,
+        }
+    }
+
     /// Charges a failed proof to the address; that the bucket is empty now shows at the next request.
     fn failed(&self, address: IpAddr) {
         let _ = self.failures.take(&address, self.clock.running());
@@ -193,13 +214,10 @@ fn peer<T>(request: &Request<T>) -> IpAddr {
 }
 
 impl Parts {
-    /// The caller's address as a key of buckets.
-    fn address<T>(&self, request: &Request<T>) -> IpAddr {
-        self.key_of(peer(request))
-    }
-
-    fn key_of(&self, address: IpAddr) -> IpAddr {
-        address_key(address, matches!(self.callers, Callers::Pods(_)))
+    fn caller<T>(&self, request: &Request<T>) -> Caller {
+        let address = address_key(peer(request), matches!(self.callers, Callers::Pods(_)));
+        let proved = caller(request).and_then(|caller| caller.peer.as_ref()?.leaf.uid.clone());
+        Caller { address, proved }
     }
 }
 
@@ -208,26 +226,27 @@ impl CertificateAuthority for Service {
     type WatchTrustStream = watch::Stream;
 
     async fn challenge(&self, request: Request<ChallengeRequest>) -> Result<Response<ChallengeResponse>, Status> {
-        let address = self.parts.address(&request);
-        self.answer("challenge", address, self.parts.challenge(address))
+        let caller = self.parts.caller(&request);
+        self.answer("challenge", caller.address, self.parts.challenge(&caller))
     }
 
     async fn register(&self, request: Request<RegisterRequest>) -> Result<Response<RegisterResponse>, Status> {
-        let address = self.parts.address(&request);
+        let address = self.parts.caller(&request).address;
         let outcome = self.parts.in_time(self.parts.clone().register(address, request.into_inner())).await;
         self.answer("register", address, outcome)
     }
 
     async fn issue(&self, request: Request<IssueRequest>) -> Result<Response<IssueResponse>, Status> {
         let peer = peer(&request);
-        let address = self.parts.key_of(peer);
-        let outcome = self.parts.in_time(self.parts.clone().issue(address, peer, request.into_inner())).await;
+        let caller = self.parts.caller(&request);
+        let address = caller.address;
+        let outcome = self.parts.in_time(self.parts.clone().issue(caller, peer, request.into_inner())).await;
         self.answer("issue", address, outcome)
     }
 
     async fn watch_trust(&self, request: Request<WatchTrustRequest>) -> Result<Response<watch::Stream>, Status> {
-        let address = self.parts.address(&request);
-        self.answer("watch_trust", address, watch::open(&self.parts, address))
+        let caller = self.parts.caller(&request);
+        self.answer("watch_trust", caller.address, watch::open(&self.parts, &caller))
     }
 }
 

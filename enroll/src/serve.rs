@@ -15,6 +15,8 @@ pub use metrics::ListenerMetrics;
 
 use crate::escaped;
 use crate::places::{Counted, Counts};
+use rustls::pki_types::UnixTime;
+use signet_identity::verify::{Side, verify_chain};
 use signet_identity::{ClientAuth, Credentials, Peer, tls};
 use std::io;
 use std::net::{IpAddr, SocketAddr};
@@ -45,7 +47,7 @@ pub struct Limits {
     pub handshake_timeout: Duration,
     /// Open connections; more wait in the kernel's queue.
     pub connections: usize,
-    /// Open connections of one address that have not proved who they are.
+    /// Open connections of one address that have not proved who they are; those whose handshake goes on are not among them.
     pub connections_per_address: usize,
     /// Open connections of one peer that has: identity and UID.
     pub connections_per_peer: usize,
@@ -147,7 +149,7 @@ impl Silence {
 pub struct ConnectionInfo {
     /// The other end's address, v4-mapped addresses as IPv4.
     pub remote: SocketAddr,
-    /// The verified peer; absent where clients present no certificate.
+    /// The verified peer; absent where clients need not present a certificate, and this one presented none that is good now.
     pub peer: Option<Arc<Peer>>,
 }
 
@@ -172,6 +174,7 @@ pub fn serve_tls_with(
     let (sender, connections) = mpsc::channel(64);
     let door = Arc::new(Door {
         acceptor: TlsAcceptor::from(credentials.server_config(auth, ALPN)),
+        credentials: credentials.clone(),
         auth,
         limits,
         counters: counters.clone(),
@@ -187,6 +190,7 @@ pub fn serve_tls_with(
 
 struct Door {
     acceptor: TlsAcceptor,
+    credentials: Arc<Credentials>,
     auth: ClientAuth,
     limits: Limits,
     counters: Arc<Counters>,
@@ -221,13 +225,9 @@ async fn accept(listener: TcpListener, door: Arc<Door>, sender: mpsc::Sender<io:
                     door.counters.crowded.fetch_add(1, Ordering::Relaxed);
                     continue;
                 };
-                let Some(stranger) = door.open_by_address.enter(key) else {
-                    door.counters.refused.fetch_add(1, Ordering::Relaxed);
-                    continue;
-                };
                 let (door, sender) = (door.clone(), sender.clone());
                 tokio::spawn(async move {
-                    let connection = door.handshake(stream, remote, slot, stranger).await;
+                    let connection = door.handshake(stream, remote, slot).await;
                     drop((guest, handshake));
                     if let Some(connection) = connection {
                         // The server has gone; so does the connection.
@@ -249,13 +249,7 @@ async fn accept(listener: TcpListener, door: Arc<Door>, sender: mpsc::Sender<io:
 }
 
 impl Door {
-    async fn handshake(
-        &self,
-        stream: TcpStream,
-        remote: SocketAddr,
-        slot: OwnedSemaphorePermit,
-        stranger: Counted<IpAddr>,
-    ) -> Option<Connection> {
+    async fn handshake(&self, stream: TcpStream, remote: SocketAddr, slot: OwnedSemaphorePermit) -> Option<Connection> {
         if let Err(error) = set_socket_options(&stream) {
             tracing::debug!(%remote, %error, "socket options were not taken");
         }
@@ -271,12 +265,13 @@ impl Door {
                             return None;
                         }
                     },
+                    ClientAuth::Optional => self.proved(&stream, remote).map(Arc::new),
                     ClientAuth::None => None,
                 };
                 self.counters.accepted.fetch_add(1, Ordering::Relaxed);
-                let Some(resident) = self.resident(peer.as_deref(), stranger) else {
+                let Some(resident) = self.resident(peer.as_deref(), remote) else {
                     self.counters.refused.fetch_add(1, Ordering::Relaxed);
-                    tracing::warn!(%remote, "a peer has too many connections");
+                    tracing::debug!(%remote, "too many connections of one address, or of one peer");
                     return None;
                 };
                 self.counters.open.fetch_add(1, Ordering::Relaxed);
@@ -301,9 +296,20 @@ impl Door {
         }
     }
 
+    /// Who the client is, if what it showed would let it in where a certificate is needed.
+    fn proved(&self, stream: &TlsStream<TcpStream>, remote: SocketAddr) -> Option<Peer> {
+        let chain = stream.get_ref().1.peer_certificates()?;
+        let proved = verify_chain(chain, &self.credentials.trust(), UnixTime::now(), Side::Client);
+        proved
+            .inspect_err(|rejection| tracing::debug!(%remote, code = rejection.code(), "a stranger's certificate"))
+            .ok()
+    }
+
     /// Whom a connection counts for from now on.
-    fn resident(&self, peer: Option<&Peer>, stranger: Counted<IpAddr>) -> Option<Resident> {
-        let Some(Peer { leaf, .. }) = peer else { return Some(Resident::Stranger(stranger)) };
+    fn resident(&self, peer: Option<&Peer>, remote: SocketAddr) -> Option<Resident> {
+        let Some(Peer { leaf, .. }) = peer else {
+            return self.open_by_address.enter(self.limits.key(remote.ip())).map(Resident::Stranger);
+        };
         let uid = leaf.uid.as_ref().map(signet_identity::WorkloadUid::as_str).unwrap_or_default();
         self.open_by_peer.enter(format!("{} {uid}", leaf.id)).map(Resident::Peer)
     }

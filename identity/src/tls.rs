@@ -29,7 +29,11 @@ pub struct Credentials {
 pub enum ClientAuth {
     /// Refuse clients without a verified SVID: every listener but the CA's.
     Required,
-    /// The CA's listener: attestation travels in the request.
+    /// Ask for one, and take every client: the CA's listener, where attestation travels in the request. Whoever shows a
+    /// certificate proves that he has its key, and nothing else: an SVID that has ended must not keep a workload from the CA.
+    /// What it is worth is for whoever asks `verify_chain` afterwards.
+    Optional,
+    /// Ask for none.
     None,
 }
 
@@ -91,6 +95,7 @@ impl Credentials {
         let builder = builder.expect("the provider has suites and groups for TLS 1.3");
         let builder = match auth {
             ClientAuth::Required => builder.with_client_cert_verifier(verifier::of_clients(self.clone())),
+            ClientAuth::Optional => builder.with_client_cert_verifier(verifier::of_anybody()),
             ClientAuth::None => builder.with_no_client_auth(),
         };
         let alpn_required = !alpn.is_empty() && !alpn.contains(&b"http/1.1".as_slice());

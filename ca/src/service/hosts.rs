@@ -54,9 +54,9 @@ pub(super) async fn issue(
     asked: Asked,
 ) -> Result<Unjournaled, Refusal> {
     let claim = host_key::Claim::read(proof)?;
-    let Asked { address, csr, held } = asked;
-    let now = parts.clock.running();
-    parts.failures.peek(&address, now)?;
+    let Asked { caller, csr, held } = asked;
+    let (address, now) = (caller.address, parts.clock.running());
+    parts.charged(&caller, parts.failures.peek(&address, now))?;
     parts.nonces.check(claim.nonce(), now).map_err(|_| Refusal::Nonce)?;
     let ticket = parts.issuance.prepare().await?;
     let (at_bench, known) = (parts.clone(), store.clone());

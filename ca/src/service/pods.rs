@@ -71,8 +71,10 @@ impl Pods {
         let now = parts.clock.seconds();
         // What others did from the same address (of a node that hides its pods behind its own) is no reason to refuse who holds
         // the key of a valid certificate: that is charged to the workload.
-        let crowded = parts.failures.peek(&asked.address, running);
-        let crowded = crowded.and_then(|()| parts.by_address.take(&asked.address, running)).err();
+        let address = asked.caller.address;
+        let crowded = parts.failures.peek(&address, running);
+        let crowded = crowded.and_then(|()| parts.by_address.take(&address, running));
+        let crowded = parts.charged(&asked.caller, crowded).err();
         let renewal = match (crowded, renewal) {
             (None, claimed) => claimed.map(Renewal::Claimed),
             (Some(busy), None) => return Err(busy.into()),
@@ -129,14 +131,14 @@ impl Pods {
     ) -> Result<Known, Refusal> {
         let may_renew = matches!(reason, NotAttested::Away(_) | NotAttested::Terminating(_) | NotAttested::Token);
         let Some(renewal) = renewal.filter(|_| may_renew) else {
-            return Err(charged(parts, asked.address, reason.into()));
+            return Err(charged(parts, asked.caller.address, reason.into()));
         };
         let (id, seen) = match renewal {
             Renewal::Proved(id, seen) => (id, seen),
             Renewal::Claimed(claimed) => self
                 .verify(parts, claimed, asked, now)
                 .await
-                .map_err(|refusal| charged(parts, asked.address, refusal))?,
+                .map_err(|refusal| charged(parts, asked.caller.address, refusal))?,
         };
         self.attestor.address(&seen, peer)?;
         match reason {
@@ -145,7 +147,7 @@ impl Pods {
             }
             NotAttested::Terminating(live) if live.uid == seen.uid => {}
             NotAttested::Token if self.attestor.is_terminating(&seen).await? => {}
-            reason => return Err(charged(parts, asked.address, reason.into())),
+            reason => return Err(charged(parts, asked.caller.address, reason.into())),
         }
         Ok(Known { id, seen, attestor: renewal::NAME })
     }

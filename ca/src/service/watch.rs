@@ -1,11 +1,12 @@
 //! The stream of trust states: the newest at once, then every newer one; a reader that is slow skips to the newest. Bounded
-//! in number, in all and for each address; ended when the process stops, and after a while, each at another moment, so that
+//! in number, in all and for each address, which a workload that shows its certificate need not share; ended when the process stops, and after a while, each at another moment, so that
 //! connections come to an end and replicas balance.
-use super::{Parts, Update};
+use super::{Caller, Parts, Update};
 use crate::{attest::Refusal, limits::Busy, trust::Published};
 use futures::stream;
 use rand::RngExt as _;
 use signet_enroll::places::Counted;
+use signet_identity::WorkloadUid;
 use std::{net::IpAddr, pin::Pin, sync::Arc, time::Duration};
 use tokio::{
     sync::{OwnedSemaphorePermit, watch},
@@ -25,8 +26,14 @@ struct Watch {
 /// Counts an open stream and holds its place.
 struct Open {
     _place: OwnedSemaphorePermit,
-    _of_address: Counted<IpAddr>,
+    _whose: Whose,
     gauge: prometheus_client::metrics::gauge::Gauge,
+}
+
+/// Whom a stream counts for.
+enum Whose {
+    Address(#[allow(dead_code, reason = "held, and given back when dropped")] Counted<IpAddr>),
+    Peer(#[allow(dead_code, reason = "held, and given back when dropped")] Counted<WorkloadUid>),
 }
 
 impl Drop for Open {
@@ -35,10 +42,12 @@ impl Drop for Open {
     }
 }
 
-pub(super) fn open(parts: &Parts, address: IpAddr) -> Result<Stream, Refusal> {
-    parts.by_address.take(&address, parts.clock.running())?;
+pub(super) fn open(parts: &Parts, caller: &Caller) -> Result<Stream, Refusal> {
+    parts.charged(caller, parts.by_address.take(&caller.address, parts.clock.running()))?;
     let full = |_| Busy { retry_after: Duration::from_secs(5) };
-    let of_address = parts.watches_by_address.enter(address).ok_or_else(|| {
+    let of_address = parts.watches_by_address.enter(caller.address).map(Whose::Address);
+    let of_peer = || parts.watches_by_peer.enter(caller.proved.clone()?).map(Whose::Peer);
+    let whose = of_address.or_else(of_peer).ok_or_else(|| {
         parts.metrics.watches_crowded.inc();
         Busy { retry_after: Duration::from_secs(5) }
     })?;
@@ -48,7 +57,7 @@ pub(super) fn open(parts: &Parts, address: IpAddr) -> Result<Stream, Refusal> {
     let mut newest = parts.publisher.watch();
     // The present state is news to this stream.
     newest.mark_changed();
-    let open = Open { _place: place, _of_address: of_address, gauge };
+    let open = Open { _place: place, _whose: whose, gauge };
     let until = Instant::now() + parts.connection_age.mul_f64(rand::rng().random_range(2.0..3.0));
     let watch = Watch { newest, stopping: parts.stopping.clone(), until, _open: open };
     Ok(Box::pin(stream::unfold(watch, next)))

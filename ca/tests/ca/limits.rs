@@ -93,6 +93,66 @@ async fn f12_calls_without_attestation_are_limited_by_address() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn f12_strangers_of_the_same_address_keep_nobody_waiting_who_shows_his_certificate() {
+    let limits = "per_address = 1\nper_address_burst = 30\nfailures = 1\nfailures_burst = 2\nper_workload = 1\n\
+                  per_workload_burst = 10\nconnections_per_address = 3\nwatches_per_address = 1\n";
+    let ca = TestCa::start_with(&format!("[limits]\n{limits}")).await;
+    let host = ca.joined(ORDERS, "orders-1").await;
+    let known = host.credentials(&ca).await;
+    let address = ca.running.listen.to_string();
+
+    // All that the address may have is taken: the trust stream, the connections, the calls, the proofs that fail.
+    let mut strangers = vec![ca.client()];
+    let watch = WatchTrustRequest { sequence_held: 0 };
+    let _stream = strangers[0].watch_trust(watch).await.unwrap();
+    let mut next = ca.client();
+    while next.challenge(ChallengeRequest {}).await.is_ok() {
+        strangers.push(next);
+        assert!(strangers.len() <= 3, "connections are bounded");
+        next = ca.client();
+    }
+    let fresh = nonce(&mut strangers[0]).await.unwrap();
+    let wrong = || {
+        let mut request = host.issue_request(&fresh, crate::support::csr());
+        request.csr = crate::support::csr();
+        request
+    };
+    while strangers[0].issue(wrong()).await.unwrap_err().code() != Code::ResourceExhausted {}
+    while strangers[0].challenge(ChallengeRequest {}).await.is_ok() {}
+
+    // Who shows his certificate is let in, renews, and follows the trust state.
+    let mut client = crate::support::connect_as(&known, &address);
+    host.issue(&mut client).await.expect("a renewal");
+    client.watch_trust(watch).await.expect("a trust stream");
+    // And takes no more than his own share.
+    let mut served = 0;
+    let status = loop {
+        match client.challenge(ChallengeRequest {}).await {
+            Ok(_) => served += 1,
+            Err(status) => break status,
+        }
+        assert!(served < 1000, "one workload is bounded too");
+    };
+    assert_eq!(status.code(), Code::ResourceExhausted, "{status}");
+    ca.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_certificate_that_has_ended_keeps_nobody_from_the_ca() {
+    let ca = TestCa::start_with("[lifetimes]\nleaf = \"2s\"\n").await;
+    let host = ca.joined(ORDERS, "orders-1").await;
+    let ended = host.credentials(&ca).await;
+    let not_after = ended.svid().unwrap().not_after();
+    let now = || std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap().as_secs();
+    while now() <= not_after + 1 {
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+    let mut client = crate::support::connect_as(&ended, &ca.running.listen.to_string());
+    host.issue(&mut client).await.expect("a new certificate");
+    ca.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn trust_streams_begin_with_the_newest_state_and_are_bounded() {
     let ca = TestCa::start_with("[limits]\nwatches = 2\n").await;
     let mut client = ca.client();

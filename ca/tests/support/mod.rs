@@ -8,7 +8,7 @@ use signet_ca::{
     config::Config,
     program::{self, Running},
 };
-use signet_identity::{Bundle, Credentials, PrivateKey, SpiffeId, TrustState};
+use signet_identity::{Bundle, Credentials, PrivateKey, SpiffeId, Svid, TrustState};
 use signet_proto::ca::{
     ChallengeRequest, HostKeyProof, IssueRequest, IssueResponse, RegisterRequest, RegisterResponse,
     certificate_authority_client::CertificateAuthorityClient, issue_request::Attestation,
@@ -142,8 +142,13 @@ pub(crate) async fn token(state: &Path, identity: &str, uid: &str) -> String {
 
 /// Dials the CA and pins its reserved identity, as every workload does.
 pub(crate) fn connect(state: &Path, address: &str) -> Client {
+    connect_as(&trusting(state), address)
+}
+
+/// The same with the certificate that these credentials hold.
+pub(crate) fn connect_as(credentials: &Arc<Credentials>, address: &str) -> Client {
     let ca: SpiffeId = "spiffe://example.org/ns/signet-system/sa/signet-ca".parse().unwrap();
-    CertificateAuthorityClient::new(signet_enroll::channel(&trusting(state), ca, address).unwrap())
+    CertificateAuthorityClient::new(signet_enroll::channel(credentials, ca, address).unwrap())
 }
 
 /// Credentials that trust the bundle that the CA wrote.
@@ -184,6 +189,19 @@ impl Host {
         IssueRequest { csr, trust_sequence_held: 0, attestation: Some(Attestation::HostKey(proof)), renewal: None }
     }
 
+    /// Credentials with a certificate of this machine.
+    pub(crate) async fn credentials(&self, ca: &TestCa) -> Arc<Credentials> {
+        let mut client = ca.client();
+        let key = KeyPair::generate().unwrap();
+        let nonce = nonce(&mut client).await.unwrap();
+        let issued = client.issue(self.issue_request(&nonce, csr_for(&key, |_| {}))).await.unwrap().into_inner();
+        let chain = issued.chain.into_iter().map(Into::into).collect();
+        let credentials = trusting(&ca.state());
+        let key = PrivateKey::from_pkcs8_der(&key.serialize_der()).unwrap();
+        credentials.set_svid(Svid::new(chain, &key).unwrap());
+        credentials
+    }
+
     /// Challenge and issuance with a new key.
     pub(crate) async fn issue(&self, client: &mut Client) -> Result<IssueResponse, Status> {
         let nonce = nonce(client).await?;
@@ -201,10 +219,14 @@ pub(crate) fn csr() -> Vec<u8> {
 }
 
 pub(crate) fn csr_with(change: impl FnOnce(&mut CertificateParams)) -> Vec<u8> {
+    csr_for(&KeyPair::generate().unwrap(), change)
+}
+
+fn csr_for(key: &KeyPair, change: impl FnOnce(&mut CertificateParams)) -> Vec<u8> {
     let mut params = CertificateParams::default();
     params.distinguished_name = DistinguishedName::new();
     change(&mut params);
-    params.serialize_request(&KeyPair::generate().unwrap()).unwrap().der().to_vec()
+    params.serialize_request(key).unwrap().der().to_vec()
 }
 
 pub(crate) fn sha256(bytes: &[u8]) -> Vec<u8> {

@@ -228,7 +228,8 @@ async fn one_address_cannot_take_all_connections() {
     }
     let counters = incoming.counters();
     assert_eq!(counters.open.load(Ordering::Relaxed), 2);
-    assert!(connector.connect("127.0.0.1", address.port()).await.is_err(), "closed before anything is computed for it");
+    let mut third = connector.connect("127.0.0.1", address.port()).await.unwrap();
+    assert!(third.read_u8().await.is_err(), "closed as soon as it has shown that it proves nothing");
     until(&counters.refused, 1).await;
     // Another address has its own.
     let socket = tokio::net::TcpSocket::new_v4().unwrap();
@@ -259,6 +260,40 @@ async fn who_has_proved_who_he_is_counts_for_himself_and_not_for_an_address_that
     let neighbour = door.ca.credentials("shop", "checkout", Some("c-2"));
     let (_client, server) = tokio::join!(connect(&neighbour), incoming.next());
     assert!(server.unwrap().is_ok(), "the same identity, another workload, the same address");
+}
+
+#[tokio::test]
+async fn f12_where_certificates_are_optional_a_good_one_counts_for_its_peer_and_any_other_for_the_address() {
+    let door = Door::new();
+    let limits = Limits { connections_per_address: 1, ..Limits::default() };
+    let (address, mut incoming) = door.open(ClientAuth::Optional, limits).await;
+    let connect = async |client: &Arc<Credentials>| {
+        connector(client, door.id.clone(), ALPN).connect("127.0.0.1", address.port()).await.unwrap()
+    };
+    let bare = Credentials::new(door.ca.trust_state(1)).unwrap();
+    let (_stranger, first) = tokio::join!(connect(&bare), incoming.next());
+    let first = first.unwrap().unwrap();
+    assert!(first.info().peer.is_none());
+    // The address has no place left but for those who prove themselves: not with a certificate of another mesh.
+    let elsewhere = Authority::new("prod.example").credentials("shop", "checkout", Some("c-1"));
+    elsewhere.adopt_trust(door.ca.trust_state(2)).unwrap();
+    for nobody in [&bare, &elsewhere] {
+        assert!(connect(nobody).await.read_u8().await.is_err());
+    }
+    until(&incoming.counters().refused, 2).await;
+    let (_known, second) = tokio::join!(connect(&door.client), incoming.next());
+    let second = second.unwrap().unwrap();
+    let peer = second.info().peer.clone().unwrap();
+    peer.expect(&door.ca.id("shop", "checkout"), Some(&"c-1".parse().unwrap())).unwrap();
+    // What is no proof is no reason to send anybody away either.
+    drop((first, _stranger));
+    let mut third = connect(&elsewhere).await;
+    let server = incoming.next().await.unwrap().unwrap();
+    assert!(server.info().peer.is_none());
+    let mut server = server;
+    server.write_all(b"x").await.unwrap();
+    server.flush().await.unwrap();
+    assert_eq!(third.read_u8().await.unwrap(), b'x');
 }
 
 #[tokio::test]

@@ -23,6 +23,11 @@ pub(super) fn of_clients(credentials: Arc<Credentials>) -> Arc<dyn ClientCertVer
     Arc::new(Verifier(credentials))
 }
 
+/// Takes clients without a certificate, and of those with one the proof that they have its key.
+pub(super) fn of_anybody() -> Arc<dyn ClientCertVerifier> {
+    Arc::new(Unjudged)
+}
+
 /// Verifies what servers present.
 pub(super) fn of_servers(credentials: Arc<Credentials>) -> Arc<dyn ServerCertVerifier> {
     Arc::new(Verifier(credentials))
@@ -125,6 +130,45 @@ impl ClientCertVerifier for Verifier {
         dss: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, Error> {
         Self::verify_signature(message, cert, dss)
+    }
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        ALGORITHMS.supported_schemes()
+    }
+}
+
+#[derive(Debug)]
+struct Unjudged;
+
+impl ClientCertVerifier for Unjudged {
+    fn client_auth_mandatory(&self) -> bool {
+        false
+    }
+    fn root_hint_subjects(&self) -> &[DistinguishedName] {
+        &[]
+    }
+    fn verify_client_cert(
+        &self,
+        _end_entity: &CertificateDer<'_>,
+        _intermediates: &[CertificateDer<'_>],
+        _now: UnixTime,
+    ) -> Result<ClientCertVerified, Error> {
+        Ok(ClientCertVerified::assertion())
+    }
+    fn verify_tls12_signature(
+        &self,
+        _message: &[u8],
+        _cert: &CertificateDer<'_>,
+        _dss: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, Error> {
+        Err(no_tls12())
+    }
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        cert: &CertificateDer<'_>,
+        dss: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, Error> {
+        Verifier::verify_signature(message, cert, dss)
     }
     fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
         ALGORITHMS.supported_schemes()
