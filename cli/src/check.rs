@@ -3,6 +3,7 @@
 //! ```text
 //! cluster ──(facts: read once)──▶ Facts ──(api, install, certificates, trust, programs, pods, rules, network: pure)──▶ Report
 //! ```
+mod access;
 mod api;
 mod certificates;
 mod facts;
@@ -29,7 +30,7 @@ use std::process::ExitCode;
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Exit code: 0 when no check failed, 1 when one did, 2 when it could not be carried out: no cluster, no usable kubeconfig, or
-something that is looked at may not be read.
+something that is looked at may not be read (with -n: something of that namespace; the rest is skipped).
 
 Example:
   signet check
@@ -63,6 +64,10 @@ pub fn run(arguments: &CheckArgs) -> anyhow::Result<ExitCode> {
     }
     Ok(ExitCode::from(report.exit_code()))
 }
+
+/// Whoever chose a namespace asked about these; the rest is about the whole mesh, and may be beyond what he may read.
+const OF_A_NAMESPACE: [&str; 6] =
+    ["api.permissions", "pods.injected", "pods.ready", "rules.status", "rules.targets", "network.tunnel"];
 
 /// One check.
 type Check = fn(&Facts) -> Finding;
@@ -104,5 +109,10 @@ fn all(facts: &Facts) -> Vec<Finding> {
             Finding::skipped(id, "there is no one installation to look at", "see install.namespace")
         }
     }));
+    if facts.only.is_some() {
+        for finding in findings.iter_mut().filter(|finding| !OF_A_NAMESPACE.contains(&finding.id)) {
+            finding.not_allowed = false;
+        }
+    }
     findings
 }

@@ -251,12 +251,37 @@ async fn who_may_read_nothing_is_told_so_and_what_to_ask_for() {
     let report: Value = serde_json::from_str(&said.out).unwrap();
     assert_eq!((said.code, ids(&report, "fail")), (Some(2), vec![]), "{report:#}");
     assert_eq!(ids(&report, "ok"), ["api.version", "api.groups"]);
-    let (found, hint) = found(&report, "api.permissions");
-    assert!(found.contains("list pods") && found.contains("create pods/portforward"), "{found}");
-    assert!(
-        hint.contains("kubectl create clusterrole signet-check-list --verb=list --resource=pods,services,"),
-        "{hint}"
-    );
+    let (lacks, hint) = found(&report, "api.permissions");
+    assert!(lacks.contains("list pods") && lacks.contains("create pods/portforward"), "{lacks}");
+    assert!(hint.contains("--user=system:serviceaccount:shop:visitor"), "{hint}");
+    // What the hint says can be typed as it is, and is all that is needed: here in a namespace.
+    let typed = |hint: &str| {
+        let command = hint.strip_prefix("somebody who may grant it runs: ").unwrap_or_else(|| panic!("{hint}"));
+        let (kubectl, kubeconfig) = (world.bin.join("kubectl"), world.server.kubeconfig());
+        let kubectl = format!("kubectl() {{ {} --kubeconfig {} \"$@\"; }}", kubectl.display(), kubeconfig.display());
+        let said = run(Path::new("bash"), &["-c", &format!("{kubectl}; {command}")], "");
+        assert_eq!(said.code, Some(0), "{command}: {}", said.err);
+    };
+    let check = |more: &[&str]| {
+        let said = signet(&visitor, &[&["check", "-o", "json", "--control-namespace", "mesh"], more].concat());
+        (said.code, serde_json::from_str::<Value>(&said.out).unwrap())
+    };
+    let of_namespace = ["pods.injected", "pods.ready", "rules.status", "rules.targets", "network.tunnel"];
+    let are =
+        |report: &Value, sign: &str| of_namespace.iter().all(|id| ids(report, sign).iter().any(|other| other == id));
+    let (code, report) = check(&["-n", "shop"]);
+    assert!(code == Some(2) && are(&report, "skipped"), "{report:#}");
+    typed(found(&report, "api.permissions").1);
+    let (code, report) = check(&["-n", "shop"]);
+    assert!(code == Some(0) && are(&report, "ok"), "{report:#}");
+    assert!(ids(&report, "skipped").contains(&"install.guard".to_owned()), "what is the cluster's stays unseen");
+    // And in the whole cluster.
+    let (code, report) = check(&[]);
+    assert_eq!((code, ids(&report, "fail")), (Some(2), vec![]), "{report:#}");
+    typed(found(&report, "api.permissions").1);
+    let ((code, report), (_, admins)) = (check(&[]), world.check(&[]));
+    assert_eq!(code, Some(0), "{report:#}");
+    assert_eq!(report["checks"], admins["checks"], "as the administrator sees it");
     let said = signet(&visitor, &["identity", "orders", "-n", "shop"]);
     assert!(said.code == Some(2) && said.err.contains("not allowed to get pods"), "{}", said.err);
     let said = signet(&visitor, &["edges", "--control-namespace", "mesh"]);

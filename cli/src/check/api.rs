@@ -1,6 +1,7 @@
 //! The API server: new enough, with the groups that Signet needs, and the user's own permissions.
-use super::facts::{Facts, READS};
-use super::report::{Finding, grant};
+use super::access::{self, Place, READS};
+use super::facts::Facts;
+use super::report::Finding;
 
 /// The chart's own requirement: what `helm install` refuses is refused here.
 const CHART: &str = include_str!("../../../charts/signet/Chart.yaml");
@@ -71,9 +72,13 @@ pub(super) fn permissions(facts: &Facts) -> Finding {
     if lacking.is_empty() {
         return Finding::ok(ID, format!("you may read all that is looked at ({} kinds of access)", READS.len()));
     }
-    let words: Vec<String> = lacking.iter().map(|(verb, resource)| format!("{verb} {resource}")).collect();
+    let words: Vec<String> = lacking.iter().map(ToString::to_string).collect();
+    // What the chosen namespace lacks can be given there.
+    let of_namespace = lacking.iter().any(|access| access.place == Place::Chosen);
+    let namespace = facts.only.as_deref().filter(|_| of_namespace);
+    let hint = access::grant(facts.control(), namespace, facts.user.as_deref());
     let mut finding =
-        Finding::skipped(ID, format!("you may not: {}; what needs it is skipped", words.join(", ")), grant(lacking));
-    finding.not_allowed = true;
+        Finding::skipped(ID, format!("you may not: {}; what needs it is skipped", words.join(", ")), hint);
+    finding.not_allowed = of_namespace || facts.only.is_none();
     finding.about(words)
 }

@@ -1,42 +1,22 @@
 //! Everything that the checks look at, read from the cluster once. The checks themselves are functions over this.
+use super::access::{self, Access};
 use crate::cluster::{
-    CA_HEALTH, Cluster, DEFAULT_NAMESPACE, OPERATOR_HEALTH, Page, Read, api, ask, control_namespaces, get, list,
+    CA_HEALTH, Cluster, DEFAULT_NAMESPACE, Lack, OPERATOR_HEALTH, Page, Read, api, ask, control_namespaces, get, list,
 };
 use k8s_openapi::api::admissionregistration::v1::{
     MutatingWebhookConfiguration, ValidatingAdmissionPolicy, ValidatingAdmissionPolicyBinding,
 };
 use k8s_openapi::api::apps::v1::Deployment;
-use k8s_openapi::api::authorization::v1::{
-    ResourceAttributes, SelfSubjectAccessReview, SelfSubjectAccessReviewSpec, SubjectAccessReviewStatus,
-};
 use k8s_openapi::api::core::v1::{ConfigMap, Namespace, Pod, Service};
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 use k8s_openapi::api::networking::v1::NetworkPolicy;
-use kube::api::{ListParams, PostParams};
+use kube::api::ListParams;
 use kube::core::DynamicObject;
 use kube::discovery::ApiResource;
 use kube::{Api, Client, ResourceExt as _};
 use serde_json::Value;
 use signet_operator::crd;
 use std::collections::{BTreeMap, BTreeSet};
-
-/// What the checks read: verb and resource, with its group behind a dot.
-pub(super) const READS: [(&str, &str); 14] = [
-    ("list", "pods"),
-    ("list", "services"),
-    ("list", "namespaces"),
-    ("list", "configmaps"),
-    ("list", "deployments.apps"),
-    ("list", "endpointslices.discovery.k8s.io"),
-    ("list", "networkpolicies.networking.k8s.io"),
-    ("list", "mutatingwebhookconfigurations.admissionregistration.k8s.io"),
-    ("list", "validatingadmissionpolicies.admissionregistration.k8s.io"),
-    ("list", "validatingadmissionpolicybindings.admissionregistration.k8s.io"),
-    ("list", "customresourcedefinitions.apiextensions.k8s.io"),
-    ("list", "allowrules.signet.dev"),
-    ("get", "pods"),
-    ("create", "pods/portforward"),
-];
 
 /// Health and metrics of one pod of CA or operator.
 #[derive(Debug, Clone)]
@@ -54,8 +34,12 @@ pub(super) struct Facts {
     pub(super) server: String,
     /// `apps/v1`
     pub(super) groups: Read<BTreeSet<String>>,
-    /// Which of [`READS`] the user may not do.
-    pub(super) lacking: Read<Vec<(&'static str, &'static str)>>,
+    /// What of [`access::READS`] the user may not do.
+    pub(super) lacking: Read<Vec<Access>>,
+    /// Who asks.
+    pub(super) user: Option<String>,
+    /// The one namespace whose pods, rules and NetworkPolicies are looked at.
+    pub(super) only: Option<String>,
     /// Where an operator is.
     pub(super) installed: Read<BTreeSet<String>>,
     /// The control namespace that is looked at.
@@ -113,32 +97,38 @@ impl Facts {
             Some(namespace) => Api::namespaced_with(client.clone(), namespace, &rule_kind()),
             None => rules,
         };
-        let (groups, lacking, crd, webhooks, policies, bindings, namespaces) = tokio::join!(
+        // By name: who may read these may not have to read others.
+        let one =
+            |access: Access| ListParams::default().fields(&format!("metadata.name={}", access.name.unwrap_or("")));
+        let (groups, lacking, user, crd, webhooks, policies, bindings, namespaces) = tokio::join!(
             groups(client),
-            lacking(client),
-            definition(client),
-            list(Api::all(client.clone()), READS[7].1, everywhere()),
-            list(Api::all(client.clone()), READS[8].1, everywhere()),
-            list(Api::all(client.clone()), READS[9].1, everywhere()),
-            list(Api::all(client.clone()), "namespaces", everywhere()),
+            access::lacking(client, own, only),
+            access::user(client),
+            definition(client, one(access::DEFINITION)),
+            list(Api::all(client.clone()), access::WEBHOOKS.resource, one(access::WEBHOOKS)),
+            list(Api::all(client.clone()), access::POLICIES.resource, everywhere()),
+            list(Api::all(client.clone()), access::BINDINGS.resource, everywhere()),
+            namespaces(client, only),
         );
         let ours = || ListParams::default().labels("app.kubernetes.io/name=signet");
         let (deployments, slices, configs, copies, control_pods, services, pods, rules, network) = tokio::join!(
             list(api(client, Some(own)), "deployments.apps", ours()),
-            list(api(client, Some(own)), READS[5].1, everywhere()),
+            list(api(client, Some(own)), access::SLICES.resource, everywhere()),
             list(api(client, Some(own)), "configmaps", everywhere()),
-            list(api(client, None), "configmaps", ListParams::default().fields("metadata.name=signet-trust")),
+            list(api(client, None), "configmaps", one(access::COPIES)),
             list(api(client, Some(own)), "pods", ours()),
             list(api(client, only), "services", everywhere()),
             list(api(client, only), "pods", everywhere()),
-            list(rules, READS[11].1, everywhere()),
-            list(api(client, only), READS[6].1, everywhere()),
+            list(rules, access::RULES.resource, everywhere()),
+            list(api(client, only), access::NETWORK.resource, everywhere()),
         );
         let mut facts = Self {
             now: jiff::Timestamp::now().as_second(),
             server: server.git_version,
             groups,
             lacking,
+            user,
+            only: only.map(str::to_owned),
             installed,
             crd,
             webhooks,
@@ -160,7 +150,8 @@ impl Facts {
         // A policy of the control namespace can keep every pod from CA and operator, wherever the pod is.
         if only.is_some_and(|only| only != own)
             && let Ok(network) = &mut facts.network
-            && let Ok(more) = list(api::<NetworkPolicy>(client, Some(own)), READS[6].1, ListParams::default()).await
+            && let Ok(more) =
+                list(api::<NetworkPolicy>(client, Some(own)), access::NETWORK.resource, ListParams::default()).await
         {
             network.extend(more);
         }
@@ -203,7 +194,19 @@ async fn groups(client: &Client) -> Read<BTreeSet<String>> {
     Ok(versions.map(|version| version.group_version).collect())
 }
 
-async fn definition(client: &Client) -> Read<Option<Value>> {
+/// All of them; where only one was chosen and the list may not be read, that one.
+async fn namespaces(client: &Client, only: Option<&str>) -> Read<Vec<Namespace>> {
+    let all: Api<Namespace> = Api::all(client.clone());
+    let listed = list(all.clone(), "namespaces", ListParams::default()).await;
+    if let (Err(Lack::Forbidden { .. }), Some(only)) = (&listed, only)
+        && let Ok(one) = ask("get", "namespaces", all.get(only)).await
+    {
+        return Ok(vec![one]);
+    }
+    listed
+}
+
+async fn definition(client: &Client, named: ListParams) -> Read<Option<Value>> {
     let kind = ApiResource {
         group: "apiextensions.k8s.io".into(),
         version: "v1".into(),
@@ -212,39 +215,8 @@ async fn definition(client: &Client) -> Read<Option<Value>> {
         plural: "customresourcedefinitions".into(),
     };
     let definitions = Api::<DynamicObject>::all_with(client.clone(), &kind);
-    let named = ListParams::default().fields(&format!("metadata.name={}.{}", crd::PLURAL, crd::GROUP));
-    let found = list(definitions, READS[10].1, named).await?;
+    let found = list(definitions, access::DEFINITION.resource, named).await?;
     Ok(found.first().and_then(|definition| serde_json::to_value(definition).ok()))
-}
-
-/// What the user may not do of all that is read.
-async fn lacking(client: &Client) -> Read<Vec<(&'static str, &'static str)>> {
-    let reviews: Api<SelfSubjectAccessReview> = Api::all(client.clone());
-    let parameters = PostParams::default();
-    let mut lacking = Vec::new();
-    for (verb, named) in READS {
-        let (resource, group) = named.split_once('.').unwrap_or((named, ""));
-        let (resource, subresource) = resource.split_once('/').map_or((resource, None), |(r, s)| (r, Some(s)));
-        let review = SelfSubjectAccessReview {
-            spec: SelfSubjectAccessReviewSpec {
-                resource_attributes: Some(ResourceAttributes {
-                    verb: Some(verb.into()),
-                    group: Some(group.into()),
-                    resource: Some(resource.into()),
-                    subresource: subresource.map(str::to_owned),
-                    ..ResourceAttributes::default()
-                }),
-                ..SelfSubjectAccessReviewSpec::default()
-            },
-            ..SelfSubjectAccessReview::default()
-        };
-        let answer =
-            ask("create", "selfsubjectaccessreviews.authorization.k8s.io", reviews.create(&parameters, &review));
-        if !matches!(answer.await?.status, Some(SubjectAccessReviewStatus { allowed: true, .. })) {
-            lacking.push((verb, named));
-        }
-    }
-    Ok(lacking)
 }
 
 /// What CA and operator say of themselves, each pod at most once.
@@ -286,6 +258,8 @@ impl Facts {
             server: "v1.36.3".into(),
             groups: Ok(BTreeSet::new()),
             lacking: Ok(Vec::new()),
+            user: None,
+            only: None,
             installed: Ok(BTreeSet::new()),
             control: None,
             crd: Ok(None),

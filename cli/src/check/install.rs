@@ -8,7 +8,7 @@ use signet_operator::crd;
 
 const UPGRADE: &str = "helm upgrade signet charts/signet --reuse-values -n";
 /// The configuration of the webhook, and its Service.
-const WEBHOOK: &str = "signet-injector";
+pub(super) const WEBHOOK: &str = "signet-injector";
 pub(super) const SERVICE: &str = "signet-webhook";
 /// Its two webhooks.
 const HOOKS: [&str; 2] = ["namespace.injector.signet.dev", "pod.injector.signet.dev"];
@@ -180,7 +180,7 @@ pub(super) fn webhook_certificate(facts: &Facts) -> Finding {
                     format!("kubectl -n {} rollout restart deployment/signet-operator", facts.control()),
                 );
             }
-            End::At(end) => last = Some(last.map_or(end, |last| last.min(end))),
+            End::At { end, .. } => last = Some(last.map_or(end, |last| last.min(end))),
         }
     }
     let Some(end) = last else {
@@ -190,7 +190,7 @@ pub(super) fn webhook_certificate(facts: &Facts) -> Finding {
         "kubectl -n {0} logs deployment/signet-operator | grep -i webhook; kubectl -n {0} delete secret signet-webhook-ca makes a new one",
         facts.control()
     );
-    certificates::judged(ID, "the webhook's CA", end, facts.now, hint)
+    certificates::judged(ID, "the webhook's CA", end, facts.now, certificates::SOON, hint)
 }
 
 pub(super) fn guard(facts: &Facts) -> Finding {

@@ -4,6 +4,7 @@ use super::pods;
 use super::report::{Finding, counted, some};
 use super::selector::{Peer, Way, admits};
 use crate::cluster::{Lack, Read};
+use k8s_openapi::api::core::v1::Pod;
 use k8s_openapi::api::networking::v1::NetworkPolicy;
 use kube::ResourceExt as _;
 use std::collections::{BTreeMap, BTreeSet};
@@ -27,10 +28,18 @@ struct Ground<'a> {
 
 impl<'a> Ground<'a> {
     fn new(facts: &'a Facts) -> Read<Self> {
+        Self::with(facts, facts.control_pods.as_ref().map_err(Lack::clone)?)
+    }
+
+    /// Without the programs: for what is between workloads alone.
+    fn of_workloads(facts: &'a Facts) -> Read<Self> {
+        Self::with(facts, &[])
+    }
+
+    fn with(facts: &'a Facts, control: &[Pod]) -> Read<Self> {
         let policies = facts.network.as_ref().map_err(Lack::clone)?;
         let namespaces = facts.namespaces.as_ref().map_err(Lack::clone)?;
         let pods = facts.pods.as_ref().map_err(Lack::clone)?;
-        let control = facts.control_pods.as_ref().map_err(Lack::clone)?;
         let labels: BTreeMap<String, BTreeMap<String, String>> =
             namespaces.iter().map(|namespace| (namespace.name_any(), namespace.labels().clone())).collect();
         let mut workloads: Vec<Peer> = Vec::new();
@@ -107,7 +116,7 @@ impl Blocked {
 /// Callers that a policy lets through to the application, but not to its sidecar.
 pub(super) fn tunnel(facts: &Facts) -> Finding {
     const ID: &str = "network.tunnel";
-    let ground = match Ground::new(facts) {
+    let ground = match Ground::of_workloads(facts) {
         Ok(ground) => ground,
         Err(lack) => return Finding::lacking(ID, &lack),
     };

@@ -55,8 +55,8 @@ impl Finding {
     /// What it needs could not be read.
     pub(super) fn lacking(id: &'static str, lack: &Lack) -> Self {
         match lack {
-            Lack::Forbidden { verb, resource } => {
-                let mut finding = Self::skipped(id, lack.to_string(), grant(&[(verb, resource)]));
+            Lack::Forbidden { .. } => {
+                let mut finding = Self::skipped(id, lack.to_string(), "see api.permissions");
                 finding.not_allowed = true;
                 finding
             }
@@ -69,23 +69,6 @@ impl Finding {
         self.objects = objects.into_iter().collect();
         self
     }
-}
-
-/// The commands that let the present user do this: verb and resource with group.
-pub(super) fn grant(wanted: &[(&str, &str)]) -> String {
-    let mut made = Vec::new();
-    for verb in ["get", "list", "create"] {
-        let resources: Vec<&str> = wanted.iter().filter(|(v, _)| *v == verb).map(|(_, resource)| *resource).collect();
-        if !resources.is_empty() {
-            let name = format!("signet-check-{verb}");
-            made.push(format!(
-                "kubectl create clusterrole {name} --verb={verb} --resource={} && kubectl create clusterrolebinding {name} \
-                 --clusterrole={name} --user=\"$(kubectl auth whoami -o jsonpath='{{.status.userInfo.username}}')\"",
-                resources.join(",")
-            ));
-        }
-    }
-    format!("somebody who may grant it runs, with your name for --user: {}", made.join(" && "))
 }
 
 /// Some of many names, in one line.

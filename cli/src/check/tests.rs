@@ -48,17 +48,42 @@ fn who_may_not_read_something_is_told_what_it_is_and_how_it_is_granted() {
     let mut facts = well();
     facts.network =
         Err(crate::cluster::Lack::Forbidden { verb: "list", resource: "networkpolicies.networking.k8s.io".into() });
-    facts.lacking = Ok(vec![("list", "networkpolicies.networking.k8s.io")]);
+    facts.lacking = Ok(vec![access::NETWORK]);
+    facts.user = Some("ann@example.org".into());
     let report = Report::new(None, all(&facts));
     assert_eq!((report.exit_code(), report.ok), (2, false));
     let skipped: Vec<&str> = report.checks.iter().filter(|c| c.sign == Sign::Skipped).map(|c| c.id).collect();
     assert_eq!(skipped, ["api.permissions", "network.tunnel", "network.ca", "network.operator", "network.webhook"]);
-    let hint = "kubectl create clusterrole signet-check-list --verb=list --resource=networkpolicies.networking.k8s.io";
-    assert!(
-        report.checks.iter().filter(|c| c.sign == Sign::Skipped).all(|c| c.hint.contains(hint)),
-        "{:?}",
-        report.checks
+    let skipped = report.checks.iter().filter(|c| c.sign == Sign::Skipped);
+    let hints: Vec<&str> = skipped.map(|c| c.hint.as_str()).collect();
+    let grant = "kubectl create clusterrolebinding signet-view-ann-example.org --clusterrole=signet-view --user=ann@example.org";
+    assert!(hints[0].contains(grant) && hints[1..].iter().all(|hint| *hint == "see api.permissions"), "{hints:?}");
+}
+
+#[test]
+fn who_chose_a_namespace_may_read_no_more_than_that() {
+    let forbidden =
+        |access: access::Access| crate::cluster::Lack::Forbidden { verb: "list", resource: access.resource.into() };
+    let mut facts = well();
+    facts.only = Some("shop".into());
+    facts.namespaces.as_mut().unwrap().retain(|namespace| namespace.metadata.name.as_deref() == Some("shop"));
+    (facts.webhooks, facts.policies) = (Err(forbidden(access::WEBHOOKS)), Err(forbidden(access::POLICIES)));
+    (facts.copies, facts.crd) = (Err(forbidden(access::COPIES)), Err(forbidden(access::DEFINITION)));
+    facts.lacking = Ok(vec![access::WEBHOOKS, access::POLICIES, access::COPIES, access::DEFINITION]);
+    let report = Report::new(None, all(&facts));
+    let ids = |sign: Sign| report.checks.iter().filter(|c| c.sign == sign).map(|c| c.id).collect::<Vec<_>>();
+    assert_eq!((report.exit_code(), report.ok, ids(Sign::Fail)), (0, true, vec![]));
+    assert_eq!(
+        ids(Sign::Skipped),
+        ["api.permissions", "install.crd", "install.webhook", "install.guard", "certificates.webhook", "trust.bundles"]
     );
+    // What is asked about must be readable.
+    facts.rules = Err(forbidden(access::RULES));
+    facts.lacking = Ok(vec![access::RULES]);
+    let report = Report::new(None, all(&facts));
+    assert_eq!((report.exit_code(), report.ok), (2, false));
+    let permissions = report.checks.iter().find(|c| c.id == "api.permissions").unwrap();
+    assert!(permissions.hint.contains("kubectl -n shop create rolebinding"), "{}", permissions.hint);
 }
 
 #[test]

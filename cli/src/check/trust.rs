@@ -57,7 +57,10 @@ pub(super) fn root(facts: &Facts) -> Finding {
         );
     };
     match certificates::last_end(pem.as_bytes(), facts.now) {
-        End::At(end) => certificates::judged(ID, "the root", end, facts.now, logs),
+        End::At { begin, end } => {
+            let soon = certificates::soon_by_hand(begin, end);
+            certificates::judged(ID, "the root", end, facts.now, soon, logs)
+        }
         End::None => Finding::fail(ID, format!("ConfigMap {namespace}/{BUNDLE} holds an empty bundle"), logs),
         End::Broken(why) => Finding::fail(ID, format!("ConfigMap {namespace}/{BUNDLE}: {why}"), logs),
     }

@@ -125,6 +125,20 @@ fn secrets_are_reached_in_our_own_namespace_alone_and_by_name() {
 }
 
 #[test]
+fn who_may_look_may_change_nothing_and_nobody_may_by_default() {
+    let Some(helm) = helm::program() else { return };
+    let objects = objects(&template(&helm, "signet-system", &EVERYTHING).unwrap());
+    let view = named(&objects, "ClusterRole", "signet-view");
+    for rule in view["rules"].as_array().unwrap() {
+        let verbs = rule["verbs"].as_array().unwrap();
+        assert!(verbs.iter().all(|verb| verb == "get" || verb == "list"), "{rule}");
+    }
+    assert!(!view["metadata"]["labels"].to_string().contains("aggregate-to"), "{view}");
+    let bound = objects.iter().filter(|object| object["roleRef"]["name"] == "signet-view").count();
+    assert_eq!(bound, 0);
+}
+
+#[test]
 fn an_image_is_what_its_parts_say() {
     let Some(helm) = helm::program() else { return };
     let images = |set: &[&str]| {
