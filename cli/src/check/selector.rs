@@ -5,6 +5,7 @@ use k8s_openapi::api::networking::v1::{NetworkPolicy, NetworkPolicyPeer, Network
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::LabelSelector;
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 use kube::ResourceExt as _;
+use signet_policy::model::{Expression, Selector};
 use std::collections::BTreeMap;
 use std::fmt;
 use std::net::IpAddr;
@@ -158,19 +159,16 @@ fn covers(entry: &NetworkPolicyPort, port: u16, served: &Peer) -> bool {
     }
 }
 
-/// Kubernetes' own label selector; empty matches everything.
+/// Kubernetes' own label selector, judged as a rule's.
 fn matches(selector: &LabelSelector, labels: &Labels) -> bool {
-    let by_label = selector.match_labels.iter().flatten().all(|(key, value)| labels.get(key) == Some(value));
-    by_label
-        && selector.match_expressions.iter().flatten().all(|requirement| {
-            let value = labels.get(&requirement.key);
-            let listed = value.is_some_and(|value| requirement.values.iter().flatten().any(|known| known == value));
-            match requirement.operator.as_str() {
-                "In" => listed,
-                "NotIn" => !listed,
-                "Exists" => value.is_some(),
-                "DoesNotExist" => value.is_none(),
-                _ => false,
-            }
-        })
+    let expressions = selector.match_expressions.iter().flatten().map(|requirement| Expression {
+        key: requirement.key.clone(),
+        operator: requirement.operator.clone(),
+        values: requirement.values.clone().unwrap_or_default(),
+    });
+    let selector = Selector {
+        match_labels: selector.match_labels.clone().unwrap_or_default(),
+        match_expressions: expressions.collect(),
+    };
+    selector.matches(labels)
 }
