@@ -135,14 +135,15 @@ impl Report {
                 Sign::Skipped => ("skipped", Style::new().dimmed()),
             };
             let word = paint(&format!("{word:<7}"), style);
-            // Writing to a string does not fail.
-            let _ = writeln!(text, "{word} {:<width$}  {}", check.id, plain(&check.found));
+            let _writing_to_a_string_cannot_fail =
+                writeln!(text, "{word} {:<width$}  {}", check.id, plain(&check.found));
             if !check.hint.is_empty() {
-                let _ = writeln!(text, "        {} {}", paint("hint:", Style::new().bold()), plain(&check.hint));
+                let _writing_to_a_string_cannot_fail =
+                    writeln!(text, "        {} {}", paint("hint:", Style::new().bold()), plain(&check.hint));
             }
         }
         let count = |sign: Sign| self.checks.iter().filter(|check| check.sign == sign).count();
-        let _ = write!(
+        let _writing_to_a_string_cannot_fail = write!(
             text,
             "\n{} checks: {} ok, {} warned, {} failed, {} skipped",
             self.checks.len(),
