@@ -123,8 +123,8 @@ impl Index {
         match effect {
             Effect::Nothing => false,
             Effect::Index => true,
-            Effect::Status if self.objects.remember(&mut self.memory) => true,
-            Effect::Status => {
+            Effect::Service if self.objects.remember(&mut self.memory) => true,
+            Effect::Status | Effect::Service => {
                 self.kept.send_modify(|view| Arc::make_mut(view).read_statuses(&self.objects));
                 false
             }

@@ -57,6 +57,8 @@ pub enum Effect {
     Nothing,
     /// What was written about a rule is to be read, and nothing else: most of that this operator has written itself.
     Status,
+    /// The same, and it tells of another Service than before.
+    Service,
     /// The index has to be built anew.
     Index,
 }
@@ -71,11 +73,15 @@ impl Objects {
             Change::Node(news) => self.nodes.take(news),
             Change::ServiceRange(news) => self.service_ranges.take(news),
             Change::Namespace(news) => self.namespaces.take(news),
-            Change::Rule(News::Set(key, rule))
-                if self.rules.get(&key).is_some_and(|held| held.differs_in_status(&rule)) =>
-            {
-                self.rules.take(News::Set(key, rule));
-                return Effect::Status;
+            Change::Rule(News::Set(key, rule)) => {
+                let held = self.rules.get(&key).filter(|held| held.differs_in_status(&rule));
+                let same = held.map(|held| held.status.service == rule.status.service);
+                let changed = self.rules.take(News::Set(key, rule));
+                match same {
+                    Some(true) => return Effect::Status,
+                    Some(false) => return Effect::Service,
+                    None => changed,
+                }
             }
             Change::Rule(news) => self.rules.take(news),
         };
