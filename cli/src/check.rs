@@ -71,7 +71,7 @@ type Check = fn(&Facts) -> Finding;
 fn all(facts: &Facts) -> Vec<Finding> {
     let mut findings =
         vec![api::version(facts), api::groups(facts), api::permissions(facts), install::namespace(facts)];
-    let of_an_installation: [(&'static str, Check); 22] = [
+    let of_an_installation: [(&'static str, Check); 23] = [
         ("install.crd", install::definition),
         ("install.webhook", install::webhook),
         ("install.guard", install::guard),
@@ -93,6 +93,7 @@ fn all(facts: &Facts) -> Vec<Finding> {
         ("network.operator", network::operator),
         ("network.webhook", network::webhook),
         ("network.addresses", network::addresses),
+        ("network.ranges", network::ranges),
         ("versions.skew", programs::skew),
     ];
     // Without an installation the rest would only say the same again.

@@ -40,6 +40,7 @@ pub struct Metrics {
     findings: Gauge,
     good: Gauge,
     workloads: Gauge,
+    unranged: Gauge,
     svid_not_after: Gauge,
     /// The injection webhook's.
     pub webhook: webhook::Metrics,
@@ -51,8 +52,8 @@ impl Default for Metrics {
         let (readings, opened, closed) = (Words::default(), Words::default(), Words::default());
         let (sent, acknowledged, edges) = (Words::default(), Words::default(), Family::default());
         let gauges = || Gauge::default();
-        let (streams, revision, findings, good, workloads, svid_not_after) =
-            (gauges(), gauges(), gauges(), gauges(), gauges(), gauges());
+        let (streams, revision, findings, good, workloads, unranged, svid_not_after) =
+            (gauges(), gauges(), gauges(), gauges(), gauges(), gauges(), gauges());
         registry.register("readings", "Readings of the directory, by what became of them", readings.clone());
         registry.register("streams", "Control streams that are open", streams.clone());
         registry.register("streams_opened", "Attempts to attach, by how they ended", opened.clone());
@@ -68,6 +69,11 @@ impl Default for Metrics {
             good.clone(),
         );
         registry.register("workloads", "Workloads in the index", workloads.clone());
+        registry.register(
+            "workloads_outside_ranges",
+            "Meshed workloads with an address that neither mesh_ranges nor the nodes' podCIDRs cover",
+            unranged.clone(),
+        );
         registry.register(
             "svid_not_after_seconds",
             "When the operator's certificate ends, in seconds since 1970; 0 without one",
@@ -87,6 +93,7 @@ impl Default for Metrics {
             findings,
             good,
             workloads,
+            unranged,
             svid_not_after,
             webhook,
         }
@@ -133,12 +140,17 @@ impl Metrics {
     /// The text for `/metrics`.
     pub fn text(&self, published: &Published, credentials: &Credentials) -> String {
         let report = published.report.borrow().clone();
-        let workloads = published.snapshot.borrow().as_ref().map_or(0, |snapshot| snapshot.members().count());
+        let (workloads, unranged) = published
+            .snapshot
+            .borrow()
+            .as_ref()
+            .map_or((0, 0), |snapshot| (snapshot.members().count(), snapshot.unranged()));
         let gauge = |value: usize| i64::try_from(value).unwrap_or(i64::MAX);
         self.revision.set(i64::try_from(report.revision).unwrap_or(i64::MAX));
         self.findings.set(gauge(report.findings.len()));
         self.good.set(i64::from(report.good));
         self.workloads.set(gauge(workloads));
+        self.unranged.set(gauge(unranged));
         let not_after = credentials.svid().map_or(0, |svid| svid.not_after());
         self.svid_not_after.set(i64::try_from(not_after).unwrap_or(i64::MAX));
         self.encoded()

@@ -261,6 +261,40 @@ pub(super) fn addresses(facts: &Facts) -> Finding {
     Finding::ok(ID, format!("{} of the CA saw every caller at its own pod's address", counted(asked, "replica")))
 }
 
+/// Whether the operator knows where pods can be: elsewhere a pod that it does not know yet is called in plaintext.
+pub(super) fn ranges(facts: &Facts) -> Finding {
+    const ID: &str = "network.ranges";
+    const METRIC: &str = "signet_operator_workloads_outside_ranges ";
+    let namespace = facts.control();
+    let mut outside: Option<u64> = None;
+    for health in facts.health.values() {
+        match &health.metrics {
+            Ok(page) => {
+                let said = page.body.lines().find_map(|line| line.strip_prefix(METRIC)?.trim().parse().ok());
+                outside = outside.max(said);
+            }
+            Err(lack @ Lack::Forbidden { .. }) => return Finding::lacking(ID, lack),
+            Err(_) => {}
+        }
+    }
+    match outside {
+        None => Finding::skipped(ID, "no operator could be asked", "see operator.health"),
+        Some(0) => Finding::ok(ID, "every pod of the mesh has an address where the operator expects pods"),
+        Some(count) => Finding::warn(
+            ID,
+            format!(
+                "{} of the mesh with an address that neither the nodes' podCIDRs nor meshRanges cover: the next one there \
+                 is called in plaintext until the operator knows it",
+                counted(usize::try_from(count).unwrap_or(usize::MAX), "pod")
+            ),
+            format!(
+                "say where pods can be: helm upgrade signet charts/signet -n {namespace} --reuse-values --set \
+                 'meshRanges={{10.244.0.0/16}}'"
+            ),
+        ),
+    }
+}
+
 /// How often the CA refused for this reason, by all calls.
 fn refusals(metrics: &str, reason: &str) -> u64 {
     let label = format!("reason=\"{reason}\"");

@@ -28,7 +28,8 @@ fn ids_are_stable_and_each_occurs_once() {
     let known = "api.version api.groups api.permissions install.namespace install.crd install.webhook install.guard \
                  certificates.webhook certificates.root trust.bundles trust.sequence ca.available ca.health \
                  operator.available operator.health pods.injected pods.ready pods.current rules.status rules.targets \
-                 network.tunnel network.ca network.operator network.webhook network.addresses versions.skew";
+                 network.tunnel network.ca network.operator network.webhook network.addresses network.ranges \
+                 versions.skew";
     assert_eq!(ids, known.split_whitespace().collect::<Vec<_>>());
 }
 

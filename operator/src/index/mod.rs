@@ -54,6 +54,7 @@ pub struct Snapshot {
     identities: HashSet<String>,
     notes: Vec<Note>,
     faults: Vec<IndexError>,
+    unranged: usize,
     shared: told::Shared,
 }
 
@@ -156,6 +157,11 @@ impl Snapshot {
     /// Every workload, by `namespace/name`.
     pub fn members(&self) -> impl Iterator<Item = &Member> {
         self.by_key.values().filter_map(|at| self.members.get(*at))
+    }
+    /// How many meshed workloads have an address outside of the ranges that settings and nodes name. The next one there is
+    /// unmeshed to callers until the index knows it.
+    pub fn unranged(&self) -> usize {
+        self.unranged
     }
 
     /// How many Services there are.

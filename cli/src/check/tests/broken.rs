@@ -354,3 +354,18 @@ fn addresses_that_are_rewritten() {
     };
     found("network.addresses", Sign::Warn, recorded, "ca.peerAddress is record", "--set ca.peerAddress=require");
 }
+
+#[test]
+fn pods_where_the_operator_expects_none() {
+    let seen = "signet_operator_streams 2\nsignet_operator_workloads_outside_ranges 3\n# EOF\n";
+    let beyond = |f: &mut Facts| {
+        f.health.get_mut("operator-1").unwrap().metrics = Ok(Page { status: 200, body: seen.into() });
+    };
+    found(
+        "network.ranges",
+        Sign::Warn,
+        beyond,
+        "3 pods of the mesh with an address",
+        "--set 'meshRanges={10.244.0.0/16}'",
+    );
+}

@@ -158,7 +158,10 @@ pub(super) fn well() -> Facts {
                 "signet_ca_trust_sequence 7\nsignet_ca_requests_refused_total{rpc=\"issue\",reason=\"pod_address\"} 0\n# EOF\n",
             ),
         ),
-        ("operator-1".to_owned(), health("signet_operator_streams 2\n# EOF\n")),
+        (
+            "operator-1".to_owned(),
+            health("signet_operator_streams 2\nsignet_operator_workloads_outside_ranges 0\n# EOF\n"),
+        ),
     ]);
     facts.services = Ok(vec![object(
         json!({"metadata": {"name": "orders", "namespace": "shop"}, "spec": {"selector": {"app": "orders"}}}),

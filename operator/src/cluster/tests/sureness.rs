@@ -50,6 +50,16 @@ fn what_the_user_says_is_added_and_a_node_that_claims_every_address_is_not_belie
 }
 
 #[test]
+fn pods_of_the_mesh_where_nobody_expects_pods_are_counted() {
+    let mut cluster = base();
+    cluster.node("node-1", &["192.168.0.1"], json!({"spec": {"podCIDRs": ["10.244.0.0/24"]}}));
+    cluster.pod("shop", "b", "10.8.0.3", false, json!({}));
+    assert_eq!(cluster.bare_snapshot().unranged(), 0, "who is not in the mesh is called in plaintext anyway");
+    cluster.pod("shop", "c", "10.8.0.4", true, json!({}));
+    assert_eq!(cluster.bare_snapshot().unranged(), 1);
+}
+
+#[test]
 fn pods_that_come_and_go_where_the_nodes_have_them_change_nothing_for_others() {
     let mut cluster = base();
     cluster.node("node-1", &["192.168.0.1"], json!({"spec": {"podCIDRs": ["10.244.0.0/24"]}}));
