@@ -9,6 +9,11 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use tokio::signal::unix::{SignalKind, signal};
 
+/// Gives back within ten seconds what nobody uses any more. With 10,000 control streams glibc kept 700 MB after the last had gone:
+/// what is freed out of order lies between what is still in use, and only the top of its heaps goes back by itself.
+#[global_allocator]
+static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
+
 #[derive(Parser)]
 #[command(name = "signet-operator", version, about = "Tells each sidecar who its peers are and what its rules are")]
 struct Arguments {

@@ -5,7 +5,7 @@
 //! a moment behind another; when a sidecar comes from there with a newer revision and other content, the API server is asked for
 //! its newest version, and once the watches had time to bring what belongs to it the sidecar's stream goes on from here. Nothing
 //! is built because of what a sidecar says.
-use super::translate::{Change, Objects};
+use super::translate::{Change, Effect, Objects};
 use super::watch;
 use crate::control::Hub;
 use crate::index::{Memory, Settings, Snapshot};
@@ -16,7 +16,7 @@ use kube::{Api, Client};
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::{mpsc, watch as cell};
-use tokio::time::{Instant, sleep, timeout};
+use tokio::time::{Instant, MissedTickBehavior, interval, timeout};
 
 /// A build begins when nothing has changed for so long,
 const QUIET: Duration = Duration::from_millis(50);
@@ -66,20 +66,22 @@ impl Index {
     pub async fn run(mut self, client: Client, mut changes: mpsc::Receiver<Change>, hub: Arc<Hub>) -> &'static str {
         // What the API server said at the last look, when a sidecar was ahead.
         let mut asked = None;
+        let mut looks = interval(LOOK);
+        looks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
-            let (mut dirty, mut look) = (false, false);
+            let (mut effect, mut look) = (Effect::Nothing, false);
             tokio::select! {
                 change = changes.recv() => match change {
-                    Some(change) => dirty = self.objects.take(change),
+                    Some(change) => effect = self.objects.take(change),
                     None => return "the watches ended",
                 },
-                () = sleep(LOOK) => look = true,
+                _ = looks.tick() => look = true,
             }
             let end = Instant::now() + PATIENCE;
             while Instant::now() < end
                 && let Ok(Some(change)) = timeout(QUIET, changes.recv()).await
             {
-                dirty |= self.objects.take(change);
+                effect = effect.max(self.objects.take(change));
             }
             let missing = self.objects.missing();
             if !missing.is_empty() {
@@ -87,26 +89,44 @@ impl Index {
                 self.report.send_replace(Arc::new(Report { error, ..Report::default() }));
                 continue;
             }
-            if !dirty {
-                if look && let Some(newest) = asked.take() {
+            if self.must_build(effect) {
+                let newest = newest(&client).await.unwrap_or(0);
+                let built = tokio::task::spawn_blocking(move || {
+                    self.build(newest);
+                    self
+                });
+                match built.await {
+                    Ok(index) => self = index,
+                    Err(error) => {
+                        tracing::error!(%error, "building the index failed");
+                        return "the index";
+                    }
+                }
+            }
+            if look {
+                if let Some(newest) = asked.take() {
                     hub.confirm(newest);
                 }
-                if look && hub.is_behind(Instant::now()) {
+                if hub.is_behind(Instant::now()) {
                     asked = newest(&client).await;
+                    // The watches have all of that time, however long the answer took.
+                    looks.reset();
                 }
-                continue;
             }
-            let newest = newest(&client).await.unwrap_or(0);
-            let built = tokio::task::spawn_blocking(move || {
-                self.build(newest);
-                self
-            });
-            match built.await {
-                Ok(index) => self = index,
-                Err(error) => {
-                    tracing::error!(%error, "building the index failed");
-                    return "the index";
-                }
+        }
+    }
+
+    /// Whether the index must be built after such news. A status that was written is read at once: with a thousand rules one is
+    /// written twenty times a second, and none of it changes what is in force, unless it tells of a Service that went before
+    /// this operator came.
+    pub fn must_build(&mut self, effect: Effect) -> bool {
+        match effect {
+            Effect::Nothing => false,
+            Effect::Index => true,
+            Effect::Service if self.objects.remember(&mut self.memory) => true,
+            Effect::Status | Effect::Service => {
+                self.kept.send_modify(|view| Arc::make_mut(view).read_statuses(&self.objects));
+                false
             }
         }
     }
@@ -141,7 +161,7 @@ impl Index {
     }
 
     /// Takes news without a watch, for tests.
-    pub fn take(&mut self, change: Change) -> bool {
+    pub fn take(&mut self, change: Change) -> Effect {
         self.objects.take(change)
     }
 }
@@ -171,3 +191,6 @@ pub fn spawn(
     let changes = watch::start(&client, sidecar_images, tasks);
     tasks.spawn(index.run(client, changes, hub));
 }
+
+#[cfg(test)]
+mod tests;

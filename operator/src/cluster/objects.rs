@@ -154,3 +154,11 @@ pub struct Rule {
     /// What was last written about it.
     pub status: RuleStatus,
 }
+
+impl Rule {
+    /// Whether another reading of it says the same, but that something else was written about it since.
+    pub fn differs_in_status(&self, other: &Self) -> bool {
+        let Self { reading, uid, generation, status } = self;
+        (reading, uid, generation) == (&other.reading, &other.uid, &other.generation) && *status != other.status
+    }
+}

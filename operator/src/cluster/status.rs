@@ -17,7 +17,7 @@ const MAX_TARGET: usize = 512;
 const MATCHED_STEP: i64 = 60;
 
 /// Everything about rules that follows from what is in force.
-#[derive(Debug, Default)]
+#[derive(Debug, Clone, Default)]
 pub struct View {
     /// By namespace and name.
     pub rules: BTreeMap<Key, RuleView>,
@@ -35,7 +35,7 @@ pub struct RuleView {
     /// What the index knows of it; absent for one that was refused whole.
     pub note: Option<Note>,
     /// The meshed workloads that have it in their configuration: UID, and digest of that configuration.
-    pub workloads: Vec<(String, String)>,
+    pub workloads: Arc<[(String, String)]>,
     /// The Service it targets, as it is or was.
     pub service: Option<LastService>,
 }
@@ -79,7 +79,8 @@ impl View {
                 Some(LastService { name: name.to_owned(), selector })
             });
             let note = notes.get(key.to_string().as_str()).map(|note| (*note).clone());
-            RuleView { rule: rule.clone(), note, workloads: workloads.remove(key).unwrap_or_default(), service }
+            let workloads = workloads.remove(key).unwrap_or_default().into();
+            RuleView { rule: rule.clone(), note, workloads, service }
         };
         let mut view = view;
         let rules = objects.rules.iter().map(|(key, rule)| (key.clone(), view(key, rule))).collect();
@@ -88,6 +89,15 @@ impl View {
         let replicas = operators.filter(|(_, pod)| pod.ready);
         let replicas = replicas.map(|(key, pod)| (key.clone(), pod.uid.clone())).collect();
         Self { rules, snapshot, replicas }
+    }
+
+    /// Reads again what was written about the rules, which themselves are the same.
+    pub fn read_statuses(&mut self, objects: &Objects) {
+        for (key, view) in &mut self.rules {
+            if let Some(rule) = objects.rules.get(key).filter(|rule| rule.status != view.rule.status) {
+                view.rule.status.clone_from(&rule.status);
+            }
+        }
     }
 }
 

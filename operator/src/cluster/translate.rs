@@ -50,18 +50,42 @@ pub enum Change {
     Rule(News<Box<Rule>>),
 }
 
+/// What follows from news.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Effect {
+    /// Nothing: it was known.
+    Nothing,
+    /// What was written about a rule is to be read, and nothing else: most of that this operator has written itself.
+    Status,
+    /// The same, and it tells of another Service than before.
+    Service,
+    /// The index has to be built anew.
+    Index,
+}
+
 impl Objects {
-    /// Takes news; whether the index has to be built anew.
-    pub fn take(&mut self, change: Change) -> bool {
-        match change {
+    /// Takes news.
+    pub fn take(&mut self, change: Change) -> Effect {
+        let changed = match change {
             Change::Pod(news) => self.pods.take(news),
             Change::Service(news) => self.services.take(news),
             Change::Slice(news) => self.slices.take(news),
             Change::Node(news) => self.nodes.take(news),
             Change::ServiceRange(news) => self.service_ranges.take(news),
             Change::Namespace(news) => self.namespaces.take(news),
+            Change::Rule(News::Set(key, rule)) => {
+                let held = self.rules.get(&key).filter(|held| held.differs_in_status(&rule));
+                let same = held.map(|held| held.status.service == rule.status.service);
+                let changed = self.rules.take(News::Set(key, rule));
+                match same {
+                    Some(true) => return Effect::Status,
+                    Some(false) => return Effect::Service,
+                    None => changed,
+                }
+            }
             Change::Rule(news) => self.rules.take(news),
-        }
+        };
+        if changed { Effect::Index } else { Effect::Nothing }
     }
 
     /// Kinds that have not been listed yet.
@@ -151,8 +175,9 @@ impl Objects {
     }
 
     /// Adds to what is remembered the selectors that only the rules' status still knows: of Services that went while no operator
-    /// watched, or before this one started.
-    pub fn remember(&self, memory: &mut Memory) {
+    /// watched, or before this one started. Whether there was one.
+    pub fn remember(&self, memory: &mut Memory) -> bool {
+        let before = memory.selectors.len();
         for (key, rule) in self.rules.iter() {
             let (Some(last), Some(target)) = (&rule.status.service, targeted(&rule.reading)) else { continue };
             if last.name == target {
@@ -160,6 +185,7 @@ impl Objects {
                 memory.selectors.entry(service.to_string()).or_insert_with(|| last.selector.clone());
             }
         }
+        memory.selectors.len() > before
     }
 
     /// Pods with a network of their own. An address that two claim is the meshed one's, so that nobody calls it in plaintext,

@@ -92,9 +92,11 @@ async fn measure(mesh: &Mesh, programs: &std::path::Path) {
         .zip(credentials)
         .map(|(workload, credentials)| Sidecar::new(credentials, operator_id.clone(), workload.peers.clone()))
         .collect();
-    let (took, cpu) = attach(&mut sidecars, &operator).await;
+    let (took, cpu, own) = attach(&mut sidecars, &operator).await;
     let attached = resident();
-    println!("scale_attach_s={took:.1} ({PODS} at once, all with configuration and destinations; {cpu:.1} s of CPU)");
+    println!(
+        "scale_attach_s={took:.1} ({PODS} at once, all with configuration and destinations; {cpu:.1} s of CPU, the other ends {own:.1} s)"
+    );
     println!("scale_attached_mb={attached:.0}");
 
     let before = cpu_seconds(operator.pid());
@@ -118,8 +120,10 @@ async fn measure(mesh: &Mesh, programs: &std::path::Path) {
     for sidecar in &mut sidecars {
         sidecar.drop_connection();
     }
-    let (took, cpu) = attach(&mut sidecars, &operator).await;
-    println!("scale_reconnect_s={took:.1} ({PODS} streams that were cut at once are served again; {cpu:.1} s of CPU)");
+    let (took, cpu, own) = attach(&mut sidecars, &operator).await;
+    println!(
+        "scale_reconnect_s={took:.1} ({PODS} streams that were cut at once are served again; {cpu:.1} s of CPU, the other ends {own:.1} s)"
+    );
     let most = peak(&operator);
     drop(sidecars);
     // Whoever is gone costs nothing: what is left is looked at once no stream is.
@@ -210,9 +214,11 @@ async fn enrol(mesh: &Mesh, workloads: &[Workload]) -> Vec<Arc<Credentials>> {
     all
 }
 
-/// Attaches all at once, and gives the seconds until the last is served, and the operator's CPU seconds for it.
-async fn attach(sidecars: &mut [Sidecar], operator: &Process) -> (f64, f64) {
-    let (start, cpu) = (Instant::now(), cpu_seconds(operator.pid()));
+/// Attaches all at once, and gives the seconds until the last is served, and the CPU seconds for it: the operator's, and those of
+/// the streams' other ends, which share the processors with it.
+async fn attach(sidecars: &mut [Sidecar], operator: &Process) -> (f64, f64, f64) {
+    let spent = || [operator.pid(), std::process::id()].map(cpu_seconds);
+    let (start, before) = (Instant::now(), spent());
     for sidecar in &mut *sidecars {
         sidecar.attach(SocketAddr::from(([127, 0, 0, 1], 15010)));
     }
@@ -220,7 +226,8 @@ async fn attach(sidecars: &mut [Sidecar], operator: &Process) -> (f64, f64) {
         let served = tokio::time::timeout(PATIENCE, sidecar.served()).await;
         assert!(served.is_ok(), "sidecar {n} was never served:\n{}", signet::demo::process::tail(&operator.log(), 20));
     }
-    (seconds(start), cpu_seconds(operator.pid()) - cpu)
+    let (took, after) = (seconds(start), spent());
+    (took, after[0] - before[0], after[1] - before[1])
 }
 
 /// Changes the rule of one Service; gives the milliseconds from before the change was sent until each of its pods had it in force.

@@ -13,7 +13,7 @@ fn view(rules: usize) -> View {
             "spec": {"target": {"all": true}, "from": []},
         });
         let rule = read::rule(&serde_json::from_value(object).unwrap());
-        let view = RuleView { rule, note: None, workloads: Vec::new(), service: None };
+        let view = RuleView { rule, note: None, workloads: Arc::default(), service: None };
         (Key { namespace: "shop".into(), name }, view)
     };
     View { rules: (0..rules).map(rule).collect(), ..View::default() }
