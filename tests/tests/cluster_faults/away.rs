@@ -19,7 +19,7 @@ fn without_the_operator_traffic_goes_on_an_opted_in_pod_is_refused_and_no_other_
     let unheard = format!("http://{}:8080/", space.field("pod/stranger", ".status.podIP"));
     let error = space.call("first", &unheard).unwrap_err();
     let log = space.logs("first", "signet-sidecar").unwrap();
-    assert!(log.contains("reason=unknown_destination"), "{error:#}\n{log}");
+    assert!(log.contains(r#""reason":"unknown_destination""#), "{error:#}\n{log}");
     scale(cluster, "deployment/signet-operator", 2);
     // The webhook's address reaches the API server a moment after the pod is ready.
     space.wait("an opted-in pod is admitted again", || space.try_apply(&pod("late", 1, &["pause"])));
@@ -50,7 +50,7 @@ fn while_the_ca_is_away_certificates_serve_to_their_end_and_when_it_is_back_ever
     let last = orders.max(checkout);
     assert!(now() >= orders.min(checkout), "refused before any certificate had ended");
     space.wait("the reason is in the log", || {
-        ensure!(space.logs("checkout", "signet-sidecar")?.contains("reason=svid_expired"), "not yet");
+        ensure!(space.logs("checkout", "signet-sidecar")?.contains(r#""reason":"svid_expired""#), "not yet");
         Ok(())
     });
     // The operator's has ended too.

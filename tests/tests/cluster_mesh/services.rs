@@ -49,7 +49,7 @@ fn a_port_of_every_node_and_an_external_name_lead_into_the_mesh() {
         assert!(space.call("stranger", url).is_err(), "a stranger was answered by {url}");
     }
     let log = space.logs("checkout-2", "signet-sidecar").unwrap();
-    assert!(!log.contains("reason=not_meshed"), "something went out in plaintext:\n{log}");
+    assert!(!log.contains(r#""reason":"not_meshed""#), "something went out in plaintext:\n{log}");
 }
 
 #[test]
