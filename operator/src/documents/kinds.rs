@@ -143,7 +143,7 @@ pub struct ClusterService {
     pub balancer: Vec<IpAddr>,
     /// Ports of the nodes, each with the Service's own that it stands for.
     pub node_ports: Vec<(u16, u16)>,
-    /// `internalTrafficPolicy: Local`: only endpoints on the caller's own node.
+    /// `internalTrafficPolicy: Local`: who calls one of the Service's own addresses reaches endpoints on its own node alone.
     pub local: bool,
     /// `sessionAffinity: ClientIP`: one caller, one endpoint.
     pub sticky: bool,

@@ -2,7 +2,7 @@
 //! kube-proxy's place, and this is kube-proxy's choice (`CategorizeEndpoints`): ready endpoints before those that end, the
 //! caller's own node when the Service says so, hints about nodes and zones, and one endpoint for a caller with session affinity.
 use super::Member;
-use crate::documents::{ClusterService, Listed, Locality};
+use crate::documents::{ClusterService, Listed, Locality, Service};
 use aws_lc_rs::digest::{SHA256, digest};
 use std::collections::HashMap;
 use std::net::IpAddr;
@@ -95,24 +95,23 @@ pub(super) fn listed(
     (ports.collect(), unknown)
 }
 
-/// The endpoints that `asker` should call for an address of this family, in a fixed order.
-pub(super) fn for_asker<'a>(
-    all: &'a [Reach],
-    service: Option<&ClusterService>,
-    asker: &Member,
-    v4: bool,
-) -> Vec<&'a Reach> {
+/// The endpoints that `asker` should call when it calls this address of a Service, in a fixed order: those of its family.
+/// `internalTrafficPolicy` is about the Service's own addresses alone: what a pod calls at a port of a node or at a load
+/// balancer's address goes wherever there is an endpoint, whatever `externalTrafficPolicy` says to callers from outside.
+pub(super) fn for_asker<'a>(all: &'a [Reach], service: &Service, asker: &Member, address: IpAddr) -> Vec<&'a Reach> {
+    let v4 = address.is_ipv4();
     let of_family = all.iter().filter(|reach| reach.who.address().is_none_or(|address| address.is_ipv4() == v4));
-    let Some(service) = service else { return of_family.collect() };
+    let Some(cluster) = &service.cluster else { return of_family.collect() };
+    let local = cluster.local && service.addresses.contains(&address);
     let place = &asker.workload.place;
-    let near: Vec<&Reach> = of_family.filter(|reach| !service.local || reach.node == place.node).collect();
+    let near: Vec<&Reach> = of_family.filter(|reach| !local || reach.node == place.node).collect();
     let ready: Vec<&Reach> = near.iter().copied().filter(|reach| !reach.ending).collect();
-    let chosen = match (ready.is_empty(), service.local) {
+    let chosen = match (ready.is_empty(), local) {
         (true, _) => near,
         (false, true) => ready,
         (false, false) => hinted(ready, place),
     };
-    if !service.sticky {
+    if !cluster.sticky {
         return chosen;
     }
     // The same answer on every replica, and another only for the callers of an endpoint that comes or goes.

@@ -201,7 +201,7 @@ fn endpoints(
     asker: &Member,
     address: IpAddr,
 ) -> Vec<control::Endpoint> {
-    let to = for_asker(&port.to, backend.service.cluster.as_ref(), asker, address.is_ipv4());
+    let to = for_asker(&port.to, &backend.service, asker, address);
     let to = to.into_iter().filter_map(|reach| match reach.who {
         Who::Member(at) => {
             let member = members.get(at)?;
