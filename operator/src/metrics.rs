@@ -42,6 +42,7 @@ pub struct Metrics {
     workloads: Gauge,
     unranged: Gauge,
     svid_not_after: Gauge,
+    trust_sequence: Gauge,
     /// The injection webhook's.
     pub webhook: webhook::Metrics,
 }
@@ -79,6 +80,8 @@ impl Default for Metrics {
             "When the operator's certificate ends, in seconds since 1970; 0 without one",
             svid_not_after.clone(),
         );
+        let trust_sequence: Gauge = gauges();
+        registry.register("trust_sequence", "Sequence of the trust state in force", trust_sequence.clone());
         let webhook = webhook::Metrics::register(&mut registry);
         Self {
             registry,
@@ -95,6 +98,7 @@ impl Default for Metrics {
             workloads,
             unranged,
             svid_not_after,
+            trust_sequence,
             webhook,
         }
     }
@@ -153,6 +157,7 @@ impl Metrics {
         self.unranged.set(gauge(unranged));
         let not_after = credentials.svid().map_or(0, |svid| svid.not_after());
         self.svid_not_after.set(i64::try_from(not_after).unwrap_or(i64::MAX));
+        self.trust_sequence.set(i64::try_from(credentials.trust().state().sequence).unwrap_or(i64::MAX));
         self.encoded()
     }
 
