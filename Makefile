@@ -54,7 +54,7 @@ cluster: fast ## a Kubernetes cluster of two nodes on this machine, Signet insta
 	$(OUT)/fast/signet-images $(OUT)/fast $(OUT)/images docker.io/signet $(TAG) $(PROGRAMS)
 	$(OUT)/fast/signet-images $(OUT)/fast $(OUT)/images docker.io/signet test signet-workload
 	tests/cluster/up $(DIR) $(foreach p,$(PROGRAMS) signet-workload,$(OUT)/images/$(p).tar)
-	KUBECONFIG=$(DIR)/kubeconfig $$(tests/cluster/build)/helm install signet charts/signet -n signet-system --create-namespace --wait --set 'meshRanges={10.88.0.0/16}'
+	KUBECONFIG=$(DIR)/kubeconfig $$(tests/cluster/build)/helm install signet charts/signet -n signet-system --create-namespace --wait
 	@echo 'export PATH=$(or $(XDG_CACHE_HOME),$(HOME)/.cache)/signet/cluster/bin:$$PATH'
 
 cluster-down: ## removes every trace of that cluster

@@ -9,7 +9,7 @@
 //! # }
 //! ```
 //!
-//! The programs are looked for in `SIGNET_CLUSTER_BIN`, then in `~/.cache/signet/cluster/bin`. Both run below a shell that
+//! The programs are looked for in `SIGNET_CLUSTER_BIN`, then where `tests/cluster/build` puts them. Both run below a shell that
 //! waits for the end of its standard input, so that they end with the test however it ends.
 //!
 //! What a cluster has and this has not: controllers (a namespace that is deleted stays `Terminating`, no EndpointSlices, no
@@ -29,6 +29,7 @@ use kube::{
 };
 use process::Process;
 use std::{
+    io::Write as _,
     net::{Ipv4Addr, TcpListener},
     path::{Path, PathBuf},
     sync::Mutex,
@@ -52,27 +53,37 @@ pub struct ApiServer {
 
 /// Where the programs are, or nothing after saying so. In CI (`CI` is set) their absence is a failure.
 pub fn programs() -> Option<PathBuf> {
-    let home = std::env::var_os("HOME").map_or_else(|| PathBuf::from("/root"), PathBuf::from);
-    let bin =
-        std::env::var_os("SIGNET_CLUSTER_BIN").map_or_else(|| home.join(".cache/signet/cluster/bin"), PathBuf::from);
-    if ["etcd", "kube-apiserver"].iter().all(|program| bin.join(program).exists()) {
-        return Some(bin);
+    let bin = std::env::var_os("SIGNET_CLUSTER_BIN").map_or_else(|| cache().join("signet/cluster/bin"), PathBuf::from);
+    let missing = ["etcd", "kube-apiserver"].iter().any(|program| !bin.join(program).exists());
+    if missing {
+        skipped(&format!("there is no etcd and kube-apiserver in {}: run tests/cluster/build", bin.display()));
     }
-    let missing =
-        format!("there is no etcd and kube-apiserver in {} (SIGNET_CLUSTER_BIN names another place)", bin.display());
-    assert!(std::env::var_os("CI").is_none(), "{missing}");
-    say(&format!("SKIPPED: {missing}"));
-    None
+    (!missing).then_some(bin)
 }
 
-#[allow(clippy::print_stderr, reason = "a test that was skipped must not look like one that passed")]
-fn say(line: &str) {
-    eprintln!("{line}");
+/// Where `tests/cluster/build` keeps what it has built.
+fn cache() -> PathBuf {
+    let home = || std::env::var_os("HOME").map_or_else(|| PathBuf::from("/root"), PathBuf::from).join(".cache");
+    std::env::var_os("XDG_CACHE_HOME").filter(|dir| !dir.is_empty()).map_or_else(home, PathBuf::from)
+}
+
+/// Says under the test's name that it cannot run here and why, past the capture of its output: it must not look like one that
+/// passed, and `tests/run` counts such lines.
+///
+/// # Panics
+/// In CI (`CI` is set), where nothing may be skipped.
+pub fn skipped(why: &str) {
+    assert!(std::env::var_os("CI").is_none(), "{why}");
+    let thread = std::thread::current();
+    // Where nobody reads it, nobody need hear it.
+    let _ = writeln!(std::io::stderr(), "SKIPPED {}: {why}", thread.name().unwrap_or("a_test"));
 }
 
 /// The one server that all tests of a process share; each takes namespaces of its own from it.
 pub async fn shared() -> Option<&'static ApiServer> {
     static SERVER: OnceCell<Option<ApiServer>> = OnceCell::const_new();
+    // Each test says for itself that it was skipped.
+    programs()?;
     SERVER.get_or_init(ApiServer::start).await.as_ref()
 }
 

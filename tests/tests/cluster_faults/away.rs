@@ -12,24 +12,56 @@ fn without_the_operator_traffic_goes_on_an_opted_in_pod_is_refused_and_no_other_
     scale(cluster, "deployment/signet-operator", 0);
     undisturbed(&space);
     let refusal = space.refused(&pod("late", 1, &["pause"]));
-    assert!(refusal.contains("signet"), "{refusal}");
+    assert!(refusal.contains("has no Signet sidecar: the injector did not answer"), "{refusal}");
     others_start(cluster);
+    assert!(reviews(cluster).unwrap() > 0, "it counts them");
+    // An address of the mesh that nobody has told this sidecar of.
+    let unheard = format!("http://{}:8080/", space.field("pod/stranger", ".status.podIP"));
+    let error = space.call("first", &unheard).unwrap_err();
+    let log = space.logs("first", "signet-sidecar").unwrap();
+    assert!(log.contains("reason=unknown_destination"), "{error:#}\n{log}");
     scale(cluster, "deployment/signet-operator", 2);
     // The webhook's address reaches the API server a moment after the pod is ready.
     space.wait("an opted-in pod is admitted again", || space.try_apply(&pod("late", 1, &["pause"])));
     space.ready("pod/late");
+    space.renewed();
     undisturbed(&space);
 }
 
 #[test]
-fn without_the_ca_traffic_goes_on() {
-    let Some(cluster) = cluster("without_the_ca_traffic_goes_on") else { return };
+fn while_the_ca_is_away_certificates_serve_to_their_end_and_when_it_is_back_everything_comes_back_by_itself() {
+    let name = "while_the_ca_is_away_certificates_serve_to_their_end_and_when_it_is_back_everything_comes_back";
+    let Some(cluster) = cluster(name) else { return };
     let _alone = alone();
     let space = traffic(cluster, "ca");
     scale(cluster, "deployment/signet-ca", 0);
     undisturbed(&space);
+    let [orders, checkout] = ["orders", "checkout"].map(|pod| certificate_end(&space, pod).unwrap());
+    space.wait("a failed renewal is counted", || {
+        let failures = metric(&space, "checkout", "signet_sidecar_certificate_failures_total")?;
+        ensure!(failures > 0.0, "none");
+        Ok(())
+    });
+    assert!(space.logs("checkout", "signet-sidecar").unwrap().contains("no new certificate"), "and logged");
+    space.wait("calls fail when the certificates have ended", || {
+        ensure!(space.call("checkout", "http://orders:8080/").is_err(), "answered");
+        Ok(())
+    });
+    let last = orders.max(checkout);
+    assert!(now() >= orders.min(checkout), "refused before any certificate had ended");
+    space.wait("the reason is in the log", || {
+        ensure!(space.logs("checkout", "signet-sidecar")?.contains("reason=svid_expired"), "not yet");
+        Ok(())
+    });
+    // The operator's has ended too.
+    wait_for("every certificate has ended", PATIENCE, || (now() > last).then_some(())).unwrap();
     scale(cluster, "deployment/signet-ca", 2);
-    undisturbed(&space);
+    answered_again(&space);
+    space.renewed();
+    let calls = calls(&space);
+    undisturbed_since(&space, calls);
+    space.apply(&orders_from("stranger"));
+    space.wait("a new rule is followed", || space.call("stranger", "http://orders:8080/"));
 }
 
 #[test]
@@ -38,10 +70,10 @@ fn while_the_api_server_is_away_for_longer_than_a_leaf_lives_no_call_fails_and_a
     let Some(cluster) = cluster(name) else { return };
     let _alone = alone();
     let space = traffic(cluster, "api");
-    let ends = ["orders", "checkout"].map(|pod| certificate_end(&space, pod).unwrap());
     let leases =
         || cluster.kubectl(&["-n", "kube-node-lease", "get", "leases", "-o", "jsonpath={.items[*].spec.renewTime}"]);
     let before = leases().unwrap();
+    let ends = ["orders", "checkout"].map(|pod| certificate_end(&space, pod).unwrap());
     // The controllers take a node for dead whose lease they could not read; that would be theirs, not Signet's.
     cluster.control("stop", "kube-controller-manager").unwrap();
     cluster.control("kill", "kube-apiserver").unwrap();
@@ -95,6 +127,7 @@ fn a_node_s_kubelet_that_is_killed_and_started_disturbs_nobody() {
     cluster.control("kill", "kubelet1").unwrap();
     cluster.control("start", "kubelet1").unwrap();
     space.wait("the node answers", || space.run("orders", "app", &["exit", "0"]));
+    space.renewed();
     undisturbed(&space);
     assert_eq!(space.field("pod/orders", ".status.containerStatuses[0].restartCount"), "0");
 }

@@ -20,6 +20,33 @@ fn gates(cluster: &Cluster) -> String {
     cluster.kubectl(&["get", kinds, "-o", "name"]).unwrap()
 }
 
+/// Waits until nothing of the cluster, of whatever kind, is named after Signet but these, and the user's rules.
+#[track_caller]
+fn only(space: &Space<'_>, kept: &[&str]) {
+    space.wait("nothing else is left", || {
+        let kinds = space.cluster.kubectl(&["api-resources", "--verbs=list", "-o", "name"])?;
+        // Events tell what was.
+        let kinds: Vec<&str> =
+            kinds.lines().filter(|kind| !kind.starts_with("events") && *kind != "allowrules.signet.dev").collect();
+        let all = space.cluster.kubectl(&["get", &kinds.join(","), "-A", "-o", "name"])?;
+        let mut named: Vec<&str> = all.lines().filter(|name| name.contains("signet")).collect();
+        named.sort_unstable();
+        ensure!(named == kept, "{named:?}");
+        Ok(())
+    });
+}
+
+/// What stays when Signet is uninstalled: root and trust, the user's rules and what they are written in, and the namespace.
+const KEPT: [&str; 7] = [
+    "configmap/signet-issuers",
+    "configmap/signet-mesh",
+    "configmap/signet-trust",
+    "configmap/signet-trust-state",
+    "customresourcedefinition.apiextensions.k8s.io/allowrules.signet.dev",
+    "namespace/signet-system",
+    "secret/signet-root",
+];
+
 /// The number of the release that is there.
 fn revision(cluster: &Cluster) -> String {
     let history = cluster.helm(&["history", "signet", "-n", SYSTEM, "-o", "json"]).unwrap();
@@ -56,6 +83,7 @@ fn an_upgrade_and_a_rollback_disturb_nobody_and_pods_that_start_get_the_sidecar_
     space.apply(&pod_of("checkout", "back", 2, &["pause"]));
     space.ready("pod/back");
     assert!(!sidecar_image(&space, "pod/back").ends_with(":relabelled"));
+    space.renewed();
     undisturbed(&space);
 }
 
@@ -89,8 +117,7 @@ fn uninstalling_is_refused_while_pods_are_in_the_mesh_and_by_force_leaves_nothin
         });
     }
     cluster.helm(&uninstall).unwrap_or_else(|error| panic!("{error:#}\n{}", cluster.system().describe()));
-    let left = gates(cluster);
-    assert!(!left.contains("signet"), "{left}");
+    only(&space, &KEPT);
     undisturbed(&space);
     // Opted in or not, right or wrong: there is nobody who says no.
     space.apply(&(pod("free", 1, &["pause"]) + &orders_from("anybody")));
@@ -106,6 +133,12 @@ fn uninstalling_is_refused_while_pods_are_in_the_mesh_and_by_force_leaves_nothin
     space.ready("pod/again");
     space.wait("who came after is answered by who was there before", || space.call("again", "http://orders:8080/"));
     undisturbed(&space);
+
+    // Root and trust go together when that is asked for.
+    upgrade(cluster, &["uninstall.force=true", "ca.purge=true"]);
+    cluster.helm(&uninstall).unwrap_or_else(|error| panic!("{error:#}\n{}", cluster.system().describe()));
+    only(&space, &["customresourcedefinition.apiextensions.k8s.io/allowrules.signet.dev", "namespace/signet-system"]);
+    cluster.install_again(&VALUES).unwrap();
 }
 
 /// What it leaves is another mesh.

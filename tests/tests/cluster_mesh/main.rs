@@ -8,12 +8,13 @@ mod hooks;
 mod kinds;
 mod reach;
 mod rules;
+mod services;
 
 use anyhow::bail;
 use signet_tests::cluster::{Cluster, Space, cluster};
 
-/// What Signet is installed with.
-const VALUES: [&str; 1] = ["meshRanges={10.88.0.0/16}"];
+/// What Signet is installed with: certificates that live for a minute, renewed under every test.
+const VALUES: [&str; 2] = ["ca.lifetimes.leaf=60s", "ca.lifetimes.issuing=10m"];
 
 /// The cluster with Signet in it; `None` where there can be none, see [`cluster`].
 fn mesh(test: &str) -> Option<&'static Cluster> {

@@ -3,6 +3,7 @@ use super::*;
 use anyhow::{Context as _, ensure};
 use signet::demo::process::wait_for;
 use signet_tests::cluster::{PATIENCE, orders_from, pod_of, service};
+use std::io::Write as _;
 use tokio::time::Instant;
 
 const ORDERS: &str = "http://orders:8080/";
@@ -53,10 +54,11 @@ fn a_rule_is_followed_when_it_is_made_changed_and_deleted_and_its_status_says_so
             ensure!(answered == (now == "answered"), "a stranger is {now}: {answered}");
             Ok(())
         });
-        // For whoever reads the run; the start of `kubectl` is in it.
-        eprintln!(
-            "a rule was {what}: {accepted:.1?} until kubectl returned, {:.1?} until it was felt",
-            Instant::now().duration_since(since)
+        // Past the capture of the test's output: `tests/run` repeats it. The start of `kubectl` is in it.
+        let felt = Instant::now().duration_since(since);
+        let _nobody_need_read_it = writeln!(
+            std::io::stderr(),
+            "MEASURED a rule was {what}: {accepted:.1?} until kubectl returned, {felt:.1?} until it was felt"
         );
     };
     changed("made", "refused", &|| space.apply(&rule));
