@@ -142,6 +142,14 @@ imagePullSecrets:
 {{- toJson . | trimAll "\"" | toJson -}}
 {{- end }}
 
+{{- /* The same as a number, to compare. */ -}}
+{{- define "signet.amount" -}}
+{{- $text := toJson . | trimAll "\"" -}}
+{{- $number := regexFind "^[0-9.]+" $text -}}
+{{- $units := dict "m" 0.001 "k" 1e3 "M" 1e6 "G" 1e9 "T" 1e12 "Ki" 1024 "Mi" 1048576 "Gi" 1073741824 "Ti" 1099511627776 -}}
+{{- mulf (float64 $number) (get $units (trimPrefix $number $text) | default 1) -}}
+{{- end }}
+
 {{- /* Ports and ranges, (list KEY VALUE): what the schema cannot say is that a range does not end before it begins. */ -}}
 {{- define "signet.ports" -}}
 {{- $key := index . 0 -}}
