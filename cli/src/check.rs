@@ -20,6 +20,7 @@ mod trust;
 
 use crate::cluster::{self, ClusterArgs};
 use crate::output::{Format, print, print_json};
+use certificates::Held;
 use clap::Args;
 use facts::Facts;
 use report::{Finding, Report, Sign};
@@ -69,6 +70,23 @@ pub fn run(arguments: &CheckArgs) -> anyhow::Result<ExitCode> {
 const OF_A_NAMESPACE: [&str; 6] =
     ["api.permissions", "pods.injected", "pods.ready", "rules.status", "rules.targets", "network.tunnel"];
 
+/// What signs, in the memory of each CA.
+const ISSUING: Held = Held {
+    id: "certificates.issuing",
+    program: "ca",
+    what: "the issuing certificate",
+    metric: "signet_ca_issuing_not_after_seconds",
+    life: ("issuing", 7 * 24 * 3600),
+};
+/// By which sidecars know each operator.
+const OPERATOR: Held = Held {
+    id: "certificates.operator",
+    program: "operator",
+    what: "the certificate",
+    metric: "signet_operator_svid_not_after_seconds",
+    life: ("leaf", 3600),
+};
+
 /// One check.
 type Check = fn(&Facts) -> Finding;
 
@@ -76,12 +94,14 @@ type Check = fn(&Facts) -> Finding;
 fn all(facts: &Facts) -> Vec<Finding> {
     let mut findings =
         vec![api::version(facts), api::groups(facts), api::permissions(facts), install::namespace(facts)];
-    let of_an_installation: [(&'static str, Check); 23] = [
+    let of_an_installation: [(&'static str, Check); 25] = [
         ("install.crd", install::definition),
         ("install.webhook", install::webhook),
         ("install.guard", install::guard),
         ("certificates.webhook", install::webhook_certificate),
         ("certificates.root", trust::root),
+        (ISSUING.id, |facts| certificates::held(facts, &ISSUING)),
+        (OPERATOR.id, |facts| certificates::held(facts, &OPERATOR)),
         ("trust.bundles", trust::copies),
         ("trust.sequence", trust::sequence),
         ("ca.available", |facts| programs::available(facts, "ca.available", "ca")),

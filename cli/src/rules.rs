@@ -14,6 +14,7 @@ Exit code: 0 when all is well, 1 when there are problems, 2 when a file cannot b
 
 Example:
   signet rules check mesh/*.yaml
+  signet rules check -n shop rule.yaml      # what kubectl apply -n shop -f rule.yaml would take
   signet rules check -o json mesh")]
     Check(check::Check),
     /// Explain what would happen to a caller: the verdict, its reason, the rule, and what a refused caller lacked.

@@ -181,6 +181,24 @@ mod check {
     }
 
     #[test]
+    fn a_rule_without_a_namespace_is_taken_with_the_one_that_is_given_as_kubectl_takes_it() {
+        let (_directory, path) = mesh(
+            "apiVersion: signet.dev/v1alpha1\nkind: AllowRule\nmetadata: {name: a}\n\
+             spec: {target: {all: true}, from: [{serviceAccount: b}]}\n",
+        );
+        let said = signet(&["rules", "check", shown(&path)]);
+        assert!(said.code == Some(1) && said.out.contains("metadata.namespace"), "{}", said.out);
+        let said = signet(&["rules", "check", "-n", "shop", shown(&path)]);
+        assert_eq!(said.code, Some(0), "{}", said.out);
+        // One that is no namespace is refused as if it stood in the file.
+        let said = signet(&["rules", "check", "--namespace", "Shop", shown(&path)]);
+        assert!(said.code == Some(1) && said.out.contains("metadata.namespace"), "{}", said.out);
+        // It is a default: what stands in the file stays.
+        let (_directory, path) = mesh(MESH);
+        assert_eq!(signet(&["rules", "check", "-n", "elsewhere", shown(&path)]).code, Some(0));
+    }
+
+    #[test]
     fn what_cannot_be_read_ends_with_2_and_the_rest_is_checked() {
         let (directory, path) = mesh(&MESH.replace("uid: orders-1", "uid: 'a b'"));
         let said = signet(&["rules", "check", shown(&directory.path().join("none.yaml")), shown(&path)]);

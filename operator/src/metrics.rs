@@ -45,6 +45,7 @@ pub struct Metrics {
     svid_not_after: Gauge,
     /// The control service's listener's.
     pub control: ListenerMetrics,
+    trust_sequence: Gauge,
     /// The injection webhook's.
     pub webhook: webhook::Metrics,
 }
@@ -84,6 +85,8 @@ impl Default for Metrics {
         );
         let control = ListenerMetrics::default();
         registry.sub_registry_with_prefix("control").register_collector(Box::new(control.clone()));
+        let trust_sequence: Gauge = gauges();
+        registry.register("trust_sequence", "Sequence of the trust state in force", trust_sequence.clone());
         let webhook = webhook::Metrics::register(&mut registry);
         Self {
             registry,
@@ -101,6 +104,7 @@ impl Default for Metrics {
             unranged,
             svid_not_after,
             control,
+            trust_sequence,
             webhook,
         }
     }
@@ -159,6 +163,7 @@ impl Metrics {
         self.unranged.set(gauge(unranged));
         let not_after = credentials.svid().map_or(0, |svid| svid.not_after());
         self.svid_not_after.set(i64::try_from(not_after).unwrap_or(i64::MAX));
+        self.trust_sequence.set(i64::try_from(credentials.trust().state().sequence).unwrap_or(i64::MAX));
         self.encoded()
     }
 

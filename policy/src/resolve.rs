@@ -88,5 +88,19 @@ impl Target {
     }
 }
 
+impl Target {
+    /// The ports it names that none of the selected workloads has, given the ports (name, number) that each declares. A port need
+    /// not be declared to be served: a workload that declares none may have every number. Where others are declared it is most
+    /// likely a mistake, such as the Service's port in place of the workload's own.
+    pub fn ports_of_nobody(&self, selected: &[&[(String, u16)]]) -> Vec<&PortRef> {
+        let has = |port: &PortRef, declared: &[(String, u16)]| match port {
+            PortRef::Name(wanted) => declared.iter().any(|(name, _)| name == wanted),
+            PortRef::Number(wanted) => declared.is_empty() || declared.iter().any(|(_, number)| number == wanted),
+        };
+        let named = self.ports.iter().flatten();
+        named.filter(|port| !selected.iter().any(|declared| has(port, declared))).collect()
+    }
+}
+
 #[cfg(test)]
 mod tests;

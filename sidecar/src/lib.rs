@@ -2,6 +2,7 @@
 //! rules by identity. What happens to a byte lies in `path`; everything else here feeds it.
 
 mod admin;
+mod affinity;
 pub mod capture;
 mod clock;
 pub mod config;

@@ -1,5 +1,6 @@
 //! What every data path thread shares: settings, credentials, the view of the mesh, what is open, and the limits. Built by `run`.
 use crate::admin::{Readiness, Step};
+use crate::affinity::Affinity;
 use crate::clock::{Booted, Clock};
 use crate::live::{Direction, Registry};
 use crate::path::socket;
@@ -156,6 +157,8 @@ pub struct Shared {
     pub credentials: Arc<Credentials>,
     /// Rules, posture, destinations.
     pub view: Arc<View>,
+    /// Whom this workload keeps calling at Services that ask for it.
+    pub affinity: Affinity,
     /// What is open.
     pub live: Arc<Registry>,
     /// Where applications are called from.
@@ -212,6 +215,7 @@ impl Shared {
             settings,
             credentials,
             view,
+            affinity: Affinity::default(),
             live: Arc::default(),
             sources,
             observe,

@@ -45,11 +45,53 @@ pub enum Destination {
     /// Known, and known to have no sidecar.
     Unmeshed,
     /// A Service: its own ports, each with endpoints.
-    Service(HashMap<u16, Vec<Endpoint>>),
+    Service(HashMap<u16, Behind>),
     /// A node of a cluster: these of its ports lead into the mesh, all others to the node itself, which has no sidecar.
-    Node(HashMap<u16, Vec<Endpoint>>),
+    Node(HashMap<u16, Behind>),
     /// A workload's own address: every port goes there unchanged.
     Workload(Endpoint),
+}
+
+/// What a port of a Service or of a node leads to.
+#[derive(Debug, Clone, PartialEq, Default)]
+pub struct Behind {
+    /// Whom to call: each as good as any other.
+    pub endpoints: Vec<Endpoint>,
+    /// Present when a caller keeps the endpoint it has called.
+    pub sticky: Option<Arc<Sticky>>,
+}
+
+/// Session affinity of a port.
+#[derive(Debug, PartialEq)]
+pub struct Sticky {
+    /// Endpoints for those alone who have called them before.
+    pub others: Vec<Endpoint>,
+    /// How long after a call the caller is still sent to the same endpoint.
+    pub timeout: Duration,
+}
+
+impl From<Vec<Endpoint>> for Behind {
+    fn from(endpoints: Vec<Endpoint>) -> Self {
+        Self { endpoints, sticky: None }
+    }
+}
+
+impl Behind {
+    /// Everybody behind it.
+    pub fn all(&self) -> impl Iterator<Item = &Endpoint> {
+        self.endpoints.iter().chain(self.sticky.iter().flat_map(|sticky| &sticky.others))
+    }
+
+    fn read(from: &wire::PortEndpoints) -> Result<Self, ViewError> {
+        let read = |all: &[wire::Endpoint]| all.iter().map(Endpoint::read).collect::<Result<Vec<_>, _>>();
+        let sticky = if from.affinity_seconds == 0 {
+            None
+        } else {
+            let timeout = Duration::from_secs(from.affinity_seconds.into());
+            Some(Arc::new(Sticky { others: read(&from.others)?, timeout }))
+        };
+        Ok(Self { endpoints: read(&from.endpoints)?, sticky })
+    }
 }
 
 /// One workload behind a destination.
@@ -272,7 +314,7 @@ impl State {
 #[derive(Debug, Clone, PartialEq)]
 pub enum Way {
     /// To one of these.
-    To(Vec<Endpoint>),
+    To(Behind),
     /// It is a Service, and has no such port.
     NoSuchPort,
     /// Nobody knows yet: inside the mesh's ranges it is not called.
@@ -286,14 +328,14 @@ const NODE_PORTS: RangeInclusive<u16> = 30_000..=32_767;
 impl Destination {
     /// Where what was called leads, when its address is this destination.
     pub fn way(&self, to: SocketAddr) -> Way {
-        let one = |address, peer| Way::To(vec![Endpoint { address, port: to.port(), peer }]);
+        let one = |address, peer| Way::To(vec![Endpoint { address, port: to.port(), peer }].into());
         match self {
             Self::Unknown => Way::Unknown,
             Self::Unmeshed => one(to.ip(), None),
             Self::Workload(endpoint) => one(endpoint.address, endpoint.peer.clone()),
             Self::Service(ports) => ports.get(&to.port()).cloned().map_or(Way::NoSuchPort, Way::To),
             Self::Node(ports) => match ports.get(&to.port()) {
-                Some(endpoints) => Way::To(endpoints.clone()),
+                Some(behind) => Way::To(behind.clone()),
                 None if NODE_PORTS.contains(&to.port()) => Way::Unknown,
                 None => one(to.ip(), None),
             },
@@ -306,7 +348,7 @@ impl Destination {
             Self::Unknown | Self::Unmeshed => false,
             Self::Workload(endpoint) => endpoint.peer.is_some(),
             Self::Service(ports) | Self::Node(ports) => {
-                ports.get(&port).is_some_and(|endpoints| endpoints.iter().any(|endpoint| endpoint.peer.is_some()))
+                ports.get(&port).is_some_and(|behind| behind.all().any(|endpoint| endpoint.peer.is_some()))
             }
         }
     }
@@ -321,8 +363,7 @@ impl Destination {
                 } else {
                     let mut ports = HashMap::with_capacity(from.ports.len());
                     for each in &from.ports {
-                        let endpoints = each.endpoints.iter().map(Endpoint::read).collect::<Result<_, _>>()?;
-                        ports.insert(port(each.port)?, endpoints);
+                        ports.insert(port(each.port)?, Behind::read(each)?);
                     }
                     if from.other_ports_unmeshed { Self::Node(ports) } else { Self::Service(ports) }
                 }

@@ -143,3 +143,63 @@ imagePullSecrets:
   {{- toYaml . | nindent 2 }}
 {{- end }}
 {{- end }}
+
+{{- /* A quantity, which may be a number in the values, as text: `1` and `1Gi`, never `1e+09`. */ -}}
+{{- define "signet.quantity" -}}
+{{- toJson . | trimAll "\"" | toJson -}}
+{{- end }}
+
+{{- /* The same as a number, to compare. */ -}}
+{{- define "signet.amount" -}}
+{{- $text := toJson . | trimAll "\"" -}}
+{{- $number := regexFind "^[0-9.]+" $text -}}
+{{- $units := dict "m" 0.001 "k" 1e3 "M" 1e6 "G" 1e9 "T" 1e12 "Ki" 1024 "Mi" 1048576 "Gi" 1073741824 "Ti" 1099511627776 -}}
+{{- mulf (float64 $number) (get $units (trimPrefix $number $text) | default 1) -}}
+{{- end }}
+
+{{- /* Ports and ranges, (list KEY VALUE): what the schema cannot say is that a range does not end before it begins. */ -}}
+{{- define "signet.ports" -}}
+{{- $key := index . 0 -}}
+{{- range index . 1 -}}
+{{- $ends := splitList "-" (toString .) -}}
+{{- if gt (int (first $ends)) (int (last $ends)) -}}
+{{- fail (printf "%s: the range %s ends before it begins" $key .) -}}
+{{- end -}}
+{{- end -}}
+{{- index . 1 | toJson -}}
+{{- end }}
+
+{{- /* Networks, (list KEY VALUE): what the schema cannot say is that there are no address bits beyond the length. */ -}}
+{{- define "signet.networks" -}}
+{{- $key := index . 0 -}}
+{{- range $network := index . 1 -}}
+{{- $parts := splitList "/" $network -}}
+{{- $length := int (last $parts) -}}
+{{- $groups := list -}}
+{{- $width := 16 -}}
+{{- if contains ":" $network -}}
+{{- $halves := splitList "::" (first $parts) -}}
+{{- $left := without (splitList ":" (first $halves)) "" -}}
+{{- $right := list -}}
+{{- if gt (len $halves) 1 -}}
+{{- $right = without (splitList ":" (last $halves)) "" -}}
+{{- end -}}
+{{- range $left }}{{ $groups = append $groups (int64 (printf "0x%s" .)) }}{{ end -}}
+{{- range until (int (sub 8 (add (len $left) (len $right)))) }}{{ $groups = append $groups 0 }}{{ end -}}
+{{- range $right }}{{ $groups = append $groups (int64 (printf "0x%s" .)) }}{{ end -}}
+{{- else -}}
+{{- $width = 8 -}}
+{{- range splitList "." (first $parts) }}{{ $groups = append $groups (int64 .) }}{{ end -}}
+{{- end -}}
+{{- range $at, $group := $groups -}}
+{{- /* How many low bits of this group lie beyond the length. */ -}}
+{{- $beyond := sub (mul (add $at 1) $width) $length | max 0 | min $width | int -}}
+{{- $unit := 1 -}}
+{{- range until $beyond }}{{ $unit = mul $unit 2 }}{{ end -}}
+{{- if ne (mod $group $unit | int) 0 -}}
+{{- fail (printf "%s: %s has address bits beyond its length, such as 10.244.0.0/16 has not" $key $network) -}}
+{{- end -}}
+{{- end -}}
+{{- end -}}
+{{- index . 1 | toJson -}}
+{{- end }}

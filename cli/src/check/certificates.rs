@@ -1,6 +1,10 @@
-//! When certificates end. Reading them is `inspect`'s work.
+//! When certificates end: those that lie in the cluster, and those that programs hold and say the end of. Reading them is
+//! `inspect`'s work.
+use super::facts::Facts;
+use super::programs;
 use super::report::Finding;
 use jiff::Timestamp;
+use k8s_openapi::api::core::v1::ConfigMap;
 use rustls_pki_types::CertificateDer;
 use rustls_pki_types::pem::PemObject as _;
 use x509_parser::prelude::{FromDer as _, X509Certificate};
@@ -68,6 +72,65 @@ pub(super) fn judged(id: &'static str, what: &str, end: i64, now: i64, soon: i64
         _ if left < soon => Finding::warn(id, format!("{what} ends in {days} days, at {at}"), hint),
         _ => Finding::ok(id, format!("{what} is good until {at} ({days} days)")),
     }
+}
+
+/// A certificate that each pod of a program holds in memory and replaces itself.
+pub(super) struct Held {
+    /// The check.
+    pub(super) id: &'static str,
+    /// `ca` or `operator`.
+    pub(super) program: &'static str,
+    /// What it is, for people.
+    pub(super) what: &'static str,
+    /// The number on the page of metrics: its end, in unix seconds; 0 while there is none.
+    pub(super) metric: &'static str,
+    /// The key of `[lifetimes]` in `ca.toml` that says how long it lasts, and what that is where it is not said, in seconds.
+    pub(super) life: (&'static str, i64),
+}
+
+/// Judges the one that ends first. All are replaced with at least a third of their life left: one that has less than a sixth has
+/// not been for long, and a day would be a life for some.
+pub(super) fn held(facts: &Facts, of: &Held) -> Finding {
+    let Held { id, program, what, .. } = *of;
+    let (ends, config) = match (programs::metric(facts, program, of.metric), facts.config("signet-ca")) {
+        (Ok(ends), Ok(config)) => (ends, config),
+        (Err(lack), _) | (_, Err(lack)) => return Finding::lacking(id, &lack),
+    };
+    let logs = format!("kubectl -n {} logs -l app.kubernetes.io/component={program} --tail=20", facts.control());
+    let ends = ends.iter().map(|(pod, end)| (pod, i64::try_from(*end).unwrap_or(i64::MAX)));
+    let Some((pod, end)) = ends.min_by_key(|(_, end)| *end) else {
+        return Finding::skipped(
+            id,
+            format!("no pod of signet-{program} could be asked for {what}"),
+            format!("see {program}.health"),
+        );
+    };
+    let at = Timestamp::from_second(end).map_or_else(|_| end.to_string(), |time| time.to_string());
+    let life = config.and_then(|config| lifetime(config, of.life.0)).unwrap_or(of.life.1);
+    let about = |finding: Finding| finding.about(vec![pod.clone()]);
+    match end - facts.now {
+        _ if end == 0 => about(Finding::fail(id, format!("{pod} has no certificate"), logs)),
+        ..=0 => about(Finding::fail(id, format!("{what} of {pod} has ended at {at}"), logs)),
+        left if left < life / 6 => {
+            about(Finding::warn(id, format!("{what} of {pod} ends at {at} and should long have been replaced"), logs))
+        }
+        _ => Finding::ok(id, format!("{what} of every pod is good until {at} at least, and replaced before")),
+    }
+}
+
+/// A duration of `[lifetimes]` in the CA's configuration, in seconds.
+fn lifetime(config: &ConfigMap, key: &str) -> Option<i64> {
+    let table: toml::Table = config.data.as_ref()?.get("ca.toml")?.parse().ok()?;
+    let text = table.get("lifetimes")?.get(key)?.as_str()?;
+    let (number, unit) = text.split_at_checked(text.len().checked_sub(1)?)?;
+    let unit = match unit {
+        "s" => 1,
+        "m" => 60,
+        "h" => 3600,
+        "d" => 24 * 3600,
+        _ => return None,
+    };
+    number.parse::<i64>().ok()?.checked_mul(unit)
 }
 
 #[cfg(test)]

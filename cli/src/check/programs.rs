@@ -2,7 +2,7 @@
 use super::facts::{Facts, component};
 use super::install::upgrade;
 use super::report::{Finding, counted, some};
-use crate::cluster::{Lack, SIDECAR};
+use crate::cluster::{Lack, Read, SIDECAR};
 use k8s_openapi::api::core::v1::{ConfigMap, Pod};
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 use kube::ResourceExt as _;
@@ -83,6 +83,23 @@ pub(super) fn healthy(facts: &Facts, id: &'static str, program: &str) -> Finding
         return Finding::skipped(id, format!("no pod of signet-{program} runs"), format!("see {program}.available"));
     }
     Finding::ok(id, format!("signet-{program}: {} ready", counted(good, "pod")))
+}
+
+/// A number that each pod of a program shows on its page of metrics, without labels; the pods that show none are left out: that
+/// they could not be asked is said by the health checks.
+pub(super) fn metric(facts: &Facts, program: &str, name: &str) -> Read<BTreeMap<String, u64>> {
+    let read = |text: &str| {
+        text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' ')?.split('.').next()?.parse().ok())
+    };
+    let mut found = BTreeMap::new();
+    for pod in facts.pods_of(program)?.iter().map(|pod| pod.name_any()) {
+        match facts.health.get(&pod).map(|health| &health.metrics) {
+            Some(Ok(page)) => found.extend(read(&page.body).map(|value| (pod, value))),
+            Some(Err(lack @ Lack::Forbidden { .. })) => return Err(lack.clone()),
+            Some(Err(_)) | None => {}
+        }
+    }
+    Ok(found)
 }
 
 /// The last part of an image: `0.1.0` of `registry/signet/signet-ca:0.1.0`, or its digest.

@@ -7,8 +7,8 @@ use crate::cluster::{Lack, Read};
 use k8s_openapi::api::core::v1::Pod;
 use kube::ResourceExt as _;
 use serde_json::Value;
-use signet_policy::model::{PortRef, Target};
-use signet_policy::{Ports, Reading};
+use signet_policy::Reading;
+use signet_policy::model::PortRef;
 use std::collections::BTreeMap;
 
 /// A rule's name for people.
@@ -175,25 +175,17 @@ impl Meshed {
         if meshed.is_empty() {
             return vec![format!("selects {} and none of them has a sidecar", counted(all.len(), "pod"))];
         }
-        let mut idle = Vec::new();
-        for port in target.ports.iter().flatten() {
-            let one = Target { ports: Some(vec![port.clone()]), ..Target::default() };
-            let known = match port {
-                PortRef::Name(_) => meshed.iter().any(|pod| one.ports_of(&pod.ports) != Ports::These(Vec::new())),
-                // A port need not be declared to be served; where others are, it is most likely a mistake.
-                PortRef::Number(number) => {
-                    meshed.iter().any(|pod| pod.ports.is_empty() || pod.ports.iter().any(|(_, known)| known == number))
-                }
+        let declared: Vec<&[(String, u16)]> = meshed.iter().map(|pod| pod.ports.as_slice()).collect();
+        let why = |port: &PortRef| {
+            let port = match port {
+                PortRef::Name(name) => name.clone(),
+                PortRef::Number(number) => number.to_string(),
             };
-            if !known {
-                let port = match port {
-                    PortRef::Name(name) => name.clone(),
-                    PortRef::Number(number) => number.to_string(),
-                };
-                idle.push(format!("names the port {port}, which none of its pods declares (ports are the pod's own, not the Service's)"));
-            }
-        }
-        idle
+            format!(
+                "names the port {port}, which none of its pods declares (ports are the pod's own, not the Service's)"
+            )
+        };
+        target.ports_of_nobody(&declared).into_iter().map(why).collect()
     }
 }
 

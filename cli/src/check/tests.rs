@@ -26,8 +26,8 @@ fn where_all_is_well_every_check_says_so_and_hints_at_nothing() {
 fn ids_are_stable_and_each_occurs_once() {
     let ids: Vec<&str> = all(&well()).iter().map(|finding| finding.id).collect();
     let known = "api.version api.groups api.permissions install.namespace install.crd install.webhook install.guard \
-                 certificates.webhook certificates.root trust.bundles trust.sequence ca.available ca.health \
-                 operator.available operator.health pods.injected pods.ready pods.current rules.status rules.targets \
+                 certificates.webhook certificates.root certificates.issuing certificates.operator \
+                 trust.bundles trust.sequence ca.available ca.health operator.available operator.health pods.injected pods.ready pods.current rules.status rules.targets \
                  network.tunnel network.ca network.operator network.webhook network.addresses network.ranges \
                  versions.skew";
     assert_eq!(ids, known.split_whitespace().collect::<Vec<_>>());

@@ -3,6 +3,7 @@
 use super::certificates::{self, End};
 use super::facts::Facts;
 use super::pods;
+use super::programs;
 use super::report::{Finding, counted, some};
 use crate::cluster::Read;
 use k8s_openapi::api::core::v1::ConfigMap;
@@ -135,37 +136,27 @@ pub(super) fn sequence(facts: &Facts) -> Finding {
         Ok(None) => return Finding::skipped(ID, "the CA has published nothing", "see trust.bundles"),
         Err(lack) => return Finding::lacking(ID, &lack),
     };
-    let mut held: BTreeMap<&str, u64> = BTreeMap::new();
-    for (pod, health) in &facts.health {
-        match &health.metrics {
-            Ok(page) => {
-                held.extend(metric(&page.body, "signet_ca_trust_sequence").map(|value| (pod.as_str(), value)));
-            }
-            Err(lack @ crate::cluster::Lack::Forbidden { .. }) => return Finding::lacking(ID, lack),
-            // Said by the health checks.
-            Err(_) => {}
+    let (mut asked, mut behind) = (Vec::new(), Vec::new());
+    for program in ["ca", "operator"] {
+        let held = match programs::metric(facts, program, &format!("signet_{program}_trust_sequence")) {
+            Ok(held) => held,
+            Err(lack) => return Finding::lacking(ID, &lack),
+        };
+        if !held.is_empty() {
+            asked.push(format!("{} of signet-{program}", counted(held.len(), "pod")));
         }
+        let older = held.into_iter().filter(|(_, held)| *held < published);
+        behind.extend(older.map(|(pod, held)| (program, format!("{pod} ({held})"))));
     }
-    let behind: Vec<String> =
-        held.iter().filter(|(_, held)| **held < published).map(|(pod, held)| format!("{pod} ({held})")).collect();
-    if held.is_empty() {
-        return Finding::skipped(ID, "no CA could be asked for its trust sequence", "see ca.health");
+    if asked.is_empty() {
+        return Finding::skipped(ID, "nobody could be asked for its trust sequence", "see ca.health");
     }
-    if behind.is_empty() {
-        return Finding::ok(
-            ID,
-            format!("{} of the CA hold trust sequence {published}", counted(held.len(), "replica")),
-        );
-    }
-    Finding::fail(
-        ID,
-        format!("older than the published trust sequence {published}: {}", some(behind.iter().map(String::as_str))),
-        format!("kubectl -n {} rollout restart deployment/signet-ca", facts.control()),
-    )
-    .about(behind)
-}
-
-/// A number of an OpenMetrics text, without labels.
-fn metric(text: &str, name: &str) -> Option<u64> {
-    text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' ')?.split('.').next()?.parse().ok())
+    let Some((program, _)) = behind.first() else {
+        return Finding::ok(ID, format!("{} hold trust sequence {published}", asked.join(" and ")));
+    };
+    let hint = format!("kubectl -n {} rollout restart deployment/signet-{program}", facts.control());
+    let behind: Vec<String> = behind.into_iter().map(|(_, pod)| pod).collect();
+    let found =
+        format!("older than the published trust sequence {published}: {}", some(behind.iter().map(String::as_str)));
+    Finding::fail(ID, found, hint).about(behind)
 }

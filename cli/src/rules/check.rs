@@ -14,6 +14,9 @@ pub struct Check {
     /// Files of Workload, Service, Posture and AllowRule documents, or directories of such files.
     #[arg(required = true, value_name = "FILE")]
     files: Vec<PathBuf>,
+    /// The namespace of documents that name none, as of kubectl apply -n. Without it they are refused.
+    #[arg(short, long, value_name = "NAMESPACE", value_parser = clap::builder::NonEmptyStringValueParser::new())]
+    namespace: Option<String>,
     /// How to print.
     #[arg(short, long, value_enum, default_value_t)]
     output: Format,
@@ -29,7 +32,7 @@ struct Report<'a> {
 
 pub(super) fn run(arguments: &Check) -> anyhow::Result<ExitCode> {
     let mut unreadable = Vec::new();
-    let mut reading = Reading::default();
+    let mut reading = Reading { namespace: arguments.namespace.clone(), ..Reading::default() };
     let mut files = 0;
     for path in expand(&arguments.files, &mut unreadable) {
         files += 1;

@@ -59,8 +59,8 @@ pub struct Service {
     pub ports: Vec<ServicePort>,
     /// `internalTrafficPolicy: Local`.
     pub local: bool,
-    /// `sessionAffinity: ClientIP`.
-    pub sticky: bool,
+    /// `sessionAffinity: ClientIP`: its timeout in seconds, never 0.
+    pub sticky: Option<u32>,
 }
 
 /// A TCP port of a Service.

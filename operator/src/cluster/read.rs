@@ -22,6 +22,8 @@ const ZONE: &str = "topology.kubernetes.io/zone";
 const SERVICE: &str = "kubernetes.io/service-name";
 /// Who made an EndpointSlice, and whom we believe what is said of nodes and zones.
 const MANAGED_BY: &str = "endpointslice.kubernetes.io/managed-by";
+/// `timeoutSeconds` of session affinity when nobody says one: `DefaultClientIPServiceAffinitySeconds` of Kubernetes.
+const AFFINITY_SECONDS: u32 = 10_800;
 const CONTROLLER: &str = "endpointslice-controller.k8s.io";
 
 /// A pod; none when it has finished: its address may be another's by now.
@@ -168,8 +170,16 @@ pub(super) fn service(service: &core::Service) -> Option<Service> {
             })
             .collect(),
         local: spec.internal_traffic_policy.as_deref() == Some("Local"),
-        sticky: spec.session_affinity.as_deref() == Some("ClientIP"),
+        sticky: (spec.session_affinity.as_deref() == Some("ClientIP")).then(|| affinity_seconds(spec)),
     })
+}
+
+/// How long after its last call a caller keeps its endpoint. The API server writes the default down, and lets nothing but 1 to
+/// 86400 through.
+fn affinity_seconds(spec: &core::ServiceSpec) -> u32 {
+    let client_ip = spec.session_affinity_config.as_ref().and_then(|config| config.client_ip.as_ref());
+    let seconds = client_ip.and_then(|client_ip| client_ip.timeout_seconds);
+    seconds.and_then(|seconds| u32::try_from(seconds).ok()).filter(|seconds| *seconds > 0).unwrap_or(AFFINITY_SECONDS)
 }
 
 /// An EndpointSlice that is for a Service.

@@ -10,7 +10,7 @@ use kube::core::DynamicObject;
 use serde_json::{Value, json};
 use signet_apiserver::{merge, object};
 use signet_policy::{Caller, Decision, Egress, Posture, Reason};
-use signet_proto::control::{Destination, Kind};
+use signet_proto::control::{Destination, Kind, PortEndpoints};
 use std::net::IpAddr;
 
 mod places;

@@ -24,8 +24,8 @@ pub struct RuleStatus {
     /// The Service that the rule targets, as it was when it last existed: its guard stays while the Service is missing.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub service: Option<LastService>,
-    /// Accepted: the rule could be read. Programmed: every workload it selects has it in force. Effective: it decides about at
-    /// least one port.
+    /// Accepted: the rule could be read. Programmed: every workload it selects has it in force. Effective: it decides about
+    /// every port that it names.
     pub conditions: Vec<Condition>,
 }
 

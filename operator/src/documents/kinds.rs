@@ -143,10 +143,10 @@ pub struct ClusterService {
     pub balancer: Vec<IpAddr>,
     /// Ports of the nodes, each with the Service's own that it stands for.
     pub node_ports: Vec<(u16, u16)>,
-    /// `internalTrafficPolicy: Local`: only endpoints on the caller's own node.
+    /// `internalTrafficPolicy: Local`: who calls one of the Service's own addresses reaches endpoints on its own node alone.
     pub local: bool,
-    /// `sessionAffinity: ClientIP`: one caller, one endpoint.
-    pub sticky: bool,
+    /// `sessionAffinity: ClientIP`: one caller, one endpoint, until it has not called for so many seconds.
+    pub sticky: Option<u32>,
 }
 
 /// One address behind a Service of a cluster.

@@ -22,6 +22,8 @@ pub struct Reading {
     pub findings: Vec<Finding>,
     /// How many documents were met, good or bad.
     pub count: usize,
+    /// The namespace of documents that name none, as of `kubectl apply -n`; without it they are refused.
+    pub namespace: Option<String>,
 }
 
 impl Reading {
@@ -47,7 +49,10 @@ impl Reading {
         for document in yaml::split(text) {
             self.count += 1;
             match document {
-                Ok(located) => self.document(file, &located),
+                Ok(mut located) => {
+                    self.place(&mut located.value);
+                    self.document(file, &located);
+                }
                 Err(broken) => self.findings.push(Finding {
                     place: Place { file: file.clone(), line: broken.line },
                     document: None,
@@ -57,6 +62,16 @@ impl Reading {
                     guards: false,
                 }),
             }
+        }
+    }
+
+    /// Puts a document that names no namespace into the one that was given.
+    fn place(&self, document: &mut Value) {
+        let metadata = document.get_mut("metadata").and_then(Value::as_object_mut);
+        if let (Some(metadata), Some(namespace)) = (metadata, &self.namespace)
+            && !metadata.contains_key("namespace")
+        {
+            metadata.insert("namespace".into(), namespace.as_str().into());
         }
     }
 

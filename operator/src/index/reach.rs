@@ -2,7 +2,7 @@
 //! kube-proxy's place, and this is kube-proxy's choice (`CategorizeEndpoints`): ready endpoints before those that end, the
 //! caller's own node when the Service says so, hints about nodes and zones, and one endpoint for a caller with session affinity.
 use super::Member;
-use crate::documents::{ClusterService, Listed, Locality};
+use crate::documents::{ClusterService, Listed, Locality, Service};
 use aws_lc_rs::digest::{SHA256, digest};
 use std::collections::HashMap;
 use std::net::IpAddr;
@@ -37,6 +37,23 @@ pub(super) enum Who {
     MemberAt(usize, IpAddr),
     /// Nobody of the mesh.
     Plain(IpAddr),
+}
+
+/// The endpoints for one asker.
+#[derive(Debug)]
+pub(super) struct Chosen<'a> {
+    /// Whom to call. With session affinity one: that of an asker which has not called yet.
+    pub(super) endpoints: Vec<&'a Reach>,
+    /// With session affinity: those that an asker keeps which called them before, in a fixed order.
+    pub(super) others: Vec<&'a Reach>,
+    /// How long after its last call; 0: no affinity.
+    pub(super) affinity_seconds: u32,
+}
+
+impl<'a> Chosen<'a> {
+    fn any(endpoints: Vec<&'a Reach>) -> Self {
+        Self { endpoints, others: Vec::new(), affinity_seconds: 0 }
+    }
 }
 
 impl Who {
@@ -95,29 +112,28 @@ pub(super) fn listed(
     (ports.collect(), unknown)
 }
 
-/// The endpoints that `asker` should call for an address of this family, in a fixed order.
-pub(super) fn for_asker<'a>(
-    all: &'a [Reach],
-    service: Option<&ClusterService>,
-    asker: &Member,
-    v4: bool,
-) -> Vec<&'a Reach> {
+/// The endpoints that `asker` should call when it calls this address of a Service, in a fixed order: those of its family.
+/// `internalTrafficPolicy` is about the Service's own addresses alone: what a pod calls at a port of a node or at a load
+/// balancer's address goes wherever there is an endpoint, whatever `externalTrafficPolicy` says to callers from outside.
+pub(super) fn for_asker<'a>(all: &'a [Reach], service: &Service, asker: &Member, address: IpAddr) -> Chosen<'a> {
+    let v4 = address.is_ipv4();
     let of_family = all.iter().filter(|reach| reach.who.address().is_none_or(|address| address.is_ipv4() == v4));
-    let Some(service) = service else { return of_family.collect() };
+    let Some(cluster) = &service.cluster else { return Chosen::any(of_family.collect()) };
+    let local = cluster.local && service.addresses.contains(&address);
     let place = &asker.workload.place;
-    let near: Vec<&Reach> = of_family.filter(|reach| !service.local || reach.node == place.node).collect();
+    let near: Vec<&Reach> = of_family.filter(|reach| !local || reach.node == place.node).collect();
     let ready: Vec<&Reach> = near.iter().copied().filter(|reach| !reach.ending).collect();
-    let chosen = match (ready.is_empty(), service.local) {
+    let chosen = match (ready.is_empty(), local) {
         (true, _) => near,
         (false, true) => ready,
         (false, false) => hinted(ready, place),
     };
-    if !service.sticky {
-        return chosen;
-    }
+    let Some(seconds) = cluster.sticky else { return Chosen::any(chosen) };
     // The same answer on every replica, and another only for the callers of an endpoint that comes or goes.
     let caller = asker.workload.uid.as_ref().map_or_else(|| asker.workload.key.to_string(), ToString::to_string);
-    chosen.into_iter().max_by_key(|reach| weight(&caller, reach)).into_iter().collect()
+    let best = chosen.iter().copied().max_by_key(|reach| weight(&caller, reach));
+    let others = chosen.into_iter().filter(|reach| best.is_none_or(|best| !std::ptr::eq(best, *reach))).collect();
+    Chosen { endpoints: best.into_iter().collect(), others, affinity_seconds: seconds }
 }
 
 /// `trafficDistribution`: hints count only when every endpoint has them and one is meant for the caller.

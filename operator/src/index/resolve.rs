@@ -15,7 +15,7 @@ pub struct Note {
     pub workloads: usize,
     /// How many of these have a sidecar.
     pub meshed: usize,
-    /// Whether it changes the verdict of any port.
+    /// Whether it changes verdicts, and of every port that it names: one that no selected workload has is most likely a mistake.
     pub effective: bool,
     /// What there is to know; empty when all is well.
     pub remarks: Vec<String>,
@@ -89,7 +89,7 @@ pub(super) fn rules(
         let mut remarks = Vec::new();
         let selector = service_selector(rule, &key, &services, memory, &mut remarks);
         let of_namespace = namespaces.get(key.namespace.as_str()).map_or(&[][..], Vec::as_slice);
-        let (mut selected, mut meshed, mut touched) = (0, 0, 0);
+        let (mut selected, mut touched, mut meshed) = (0, 0, Vec::new());
         for at in of_namespace {
             let (Some(workload), Some(ports)) = (workloads.get(*at).map(|w| &w.item), ports.get(*at)) else { continue };
             let asked = signet_policy::Workload { namespace: &workload.key.namespace, labels: &workload.labels, ports };
@@ -99,7 +99,9 @@ pub(super) fn rules(
                 continue;
             };
             selected += 1;
-            meshed += usize::from(workload.meshed);
+            if workload.meshed {
+                meshed.push(ports.as_slice());
+            }
             if compiled.ports != Ports::These(Vec::new())
                 && let Some(of_workload) = resolved.rules.get_mut(*at)
             {
@@ -107,7 +109,8 @@ pub(super) fn rules(
                 of_workload.push(compiled);
             }
         }
-        resolved.notes.push(note(rule, &key, [selected, meshed, touched], remarks));
+        let found = Found { selected, touched, meshed: &meshed };
+        resolved.notes.push(note(rule, &key, &found, remarks));
         resolved.selectors.extend(selector.map(|(service, selector)| (service.to_string(), selector)));
     }
     resolved
@@ -117,25 +120,45 @@ fn named(workload: &Workload) -> Vec<(String, u16)> {
     workload.ports.iter().map(|port| (port.name.clone(), port.port)).collect()
 }
 
-fn note(rule: &Rule, key: &Key, [selected, meshed, touched]: [usize; 3], mut remarks: Vec<String>) -> Note {
+/// What a rule was found to concern.
+struct Found<'a> {
+    /// Workloads with and without a sidecar.
+    selected: usize,
+    /// Those with a sidecar: the ports of each.
+    meshed: &'a [&'a [(String, u16)]],
+    /// Those with a sidecar that have it in their configuration.
+    touched: usize,
+}
+
+fn note(rule: &Rule, key: &Key, found: &Found<'_>, mut remarks: Vec<String>) -> Note {
+    let Found { selected, touched, meshed: ports } = *found;
+    let meshed = ports.len();
     if selected > meshed {
         remarks.push(format!(
             "{} of {selected} selected workloads have no sidecar and are not protected",
             selected - meshed
         ));
     }
+    let mut nobodys = Vec::new();
     if selected == 0 {
         remarks.push("selects no workload of its namespace".into());
-    } else if touched == 0 && meshed > 0 {
-        remarks.push("no selected workload has a port of this name".into());
+    } else if meshed > 0 {
+        nobodys = rule.target().ports_of_nobody(ports);
     }
+    remarks.extend(nobodys.iter().map(|port| match port {
+        PortRef::Name(name) => format!("no selected workload has a port with the name {name}"),
+        PortRef::Number(number) => format!(
+            "no selected workload declares the port {number}, which is guarded all the same (a rule names the workload's own \
+             ports, not the Service's)"
+        ),
+    }));
     if let Some(refused) = rule.refused() {
         remarks.push(format!("refused, guards its ports and admits nobody: {refused}"));
     }
     if rule.mode() == Mode::Audit {
         remarks.push("mode Audit: changes no verdict".into());
     }
-    let effective = touched > 0 && rule.mode() == Mode::Enforce;
+    let effective = touched > 0 && nobodys.is_empty() && rule.mode() == Mode::Enforce;
     Note { rule: key.to_string(), workloads: selected, meshed, effective, remarks }
 }
 

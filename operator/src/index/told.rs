@@ -66,7 +66,7 @@ impl Snapshot {
 impl Backend {
     /// It does not select this member, and neither node, zone nor affinity count.
     fn is_impartial(&self, member: usize) -> bool {
-        let partial = self.service.cluster.as_ref().is_some_and(|cluster| cluster.local || cluster.sticky);
+        let partial = self.service.cluster.as_ref().is_some_and(|cluster| cluster.local || cluster.sticky.is_some());
         !partial
             && !self.selected.contains(&member)
             && self.ports.iter().flat_map(|port| &port.to).all(|to| !to.is_hinted())

@@ -1,6 +1,6 @@
 //! From the index's types to the messages of `signet.control.v1`, and their digests. Deterministic: lists are sorted, messages
 //! hold no maps.
-use super::reach::{Endpoints, Who, for_asker};
+use super::reach::{Endpoints, Reach, Who, for_asker};
 use super::{Backend, HostEntry, Member};
 use ipnet::IpNet;
 use prost::Message as _;
@@ -162,7 +162,7 @@ pub(super) fn node(
     let to_pods = host.iter().filter_map(|entry| {
         let member = members.get(entry.member)?;
         let own = nearest(member, address).and_then(|own| endpoint(member, own, entry.target));
-        Some((entry.port, own.into_iter().collect()))
+        Some((entry.port, to_any(own.into_iter().collect())))
     });
     let node_ports = behind.iter().flat_map(|backend| {
         let ports = backend.service.cluster.iter().flat_map(|cluster| &cluster.node_ports);
@@ -172,7 +172,7 @@ pub(super) fn node(
         balanced.iter().flat_map(|backend| backend.ports.iter().map(|port| (*backend, port.port, port.port)));
     let to_services = node_ports.chain(balancer_ports).filter_map(|(backend, own, port)| {
         if backend.unmeshed {
-            return Some((own, vec![plain(address, own)]));
+            return Some((own, to_any(vec![plain(address, own)])));
         }
         let port = backend.ports.iter().find(|each| each.port == port)?;
         Some((own, endpoints(backend, port, members, asker, address)))
@@ -185,32 +185,42 @@ pub(super) fn node(
 }
 
 /// Of two that claim a port of one address, the first has it.
-fn by_port(ports: impl Iterator<Item = (u16, Vec<control::Endpoint>)>) -> Vec<control::PortEndpoints> {
+fn by_port(ports: impl Iterator<Item = (u16, control::PortEndpoints)>) -> Vec<control::PortEndpoints> {
     let mut by_port: BTreeMap<u16, control::PortEndpoints> = BTreeMap::new();
     for (port, endpoints) in ports {
-        by_port.entry(port).or_insert_with(|| control::PortEndpoints { port: port.into(), endpoints });
+        by_port.entry(port).or_insert_with(|| control::PortEndpoints { port: port.into(), ..endpoints });
     }
     by_port.into_values().collect()
 }
 
-/// The endpoints of a Service's port that this asker should call for an address.
+/// A port, its number still to be said, with endpoints of which each is as good as any other.
+fn to_any(endpoints: Vec<control::Endpoint>) -> control::PortEndpoints {
+    control::PortEndpoints { endpoints, ..control::PortEndpoints::default() }
+}
+
+/// The endpoints of a Service's port that this asker should call for an address, the number of the port still to be said.
 fn endpoints(
     backend: &Backend,
     port: &Endpoints,
     members: &[Member],
     asker: &Member,
     address: IpAddr,
-) -> Vec<control::Endpoint> {
-    let to = for_asker(&port.to, backend.service.cluster.as_ref(), asker, address.is_ipv4());
-    let to = to.into_iter().filter_map(|reach| match reach.who {
+) -> control::PortEndpoints {
+    let chosen = for_asker(&port.to, &backend.service, asker, address);
+    let written = |reach: &Reach| match reach.who {
         Who::Member(at) => {
             let member = members.get(at)?;
             endpoint(member, nearest(member, address)?, reach.port)
         }
         Who::MemberAt(at, own) => endpoint(members.get(at)?, own, reach.port),
         Who::Plain(own) => Some(plain(own, reach.port)),
-    });
-    to.collect()
+    };
+    control::PortEndpoints {
+        port: 0,
+        endpoints: chosen.endpoints.into_iter().filter_map(written).collect(),
+        others: chosen.others.into_iter().filter_map(written).collect(),
+        affinity_seconds: chosen.affinity_seconds,
+    }
 }
 
 fn selects(backends: &[&Backend], asker: &Member, members: &[Member]) -> bool {

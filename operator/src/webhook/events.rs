@@ -7,6 +7,7 @@
 //! look-ups are few, in all and for each namespace.
 use super::{Limit, in_time};
 use crate::inject::{INJECT, INJECTED, SIDECAR};
+use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::api::core::v1::{ObjectReference, Pod};
 use kube::api::{ApiResource, DynamicObject, ListParams};
 use kube::core::GroupVersionKind;
@@ -24,6 +25,8 @@ const WAITING: usize = 1024;
 const TURN: Duration = Duration::from_secs(1);
 /// How often pods are looked for: they may be stored a little later.
 const LOOKS: u8 = 3;
+/// How long a pod that no longer waits for its containers is told of all the same.
+const NEW: SignedDuration = SignedDuration::from_secs(60);
 /// Groups of pods that are looked for in one turn, and in several.
 const GROUPS: usize = 32;
 /// Bytes of a selector, and so of the labels by which pods are found.
@@ -193,8 +196,9 @@ impl Writer {
                 return tracing::debug!(%error, namespace = group.namespace, "pods for Events could not be listed");
             }
         };
+        let now = Timestamp::now();
         for pod in pods {
-            let Some((reason, message)) = happened(&pod) else { continue };
+            let Some((reason, message)) = happened(&pod, now) else { continue };
             let Some(uid) = pod.uid().filter(|uid| !self.told.contains(uid)) else { continue };
             if !self.events.allows(&group.namespace) {
                 return tracing::debug!(namespace = group.namespace, "too many Events at once; some are not written");
@@ -238,10 +242,13 @@ impl Writer {
 }
 
 /// What there is to say about a pod that has just been made: seen in the pod itself, so that it is true.
-fn happened(pod: &Pod) -> Option<(&'static str, String)> {
+fn happened(pod: &Pod, now: Timestamp) -> Option<(&'static str, String)> {
     let spec = pod.spec.as_ref()?;
-    // An operator that starts must not tell again of pods that run.
-    if pod.status.as_ref().and_then(|status| status.phase.as_deref()).is_some_and(|phase| phase != "Pending") {
+    let pending = pod.status.as_ref().and_then(|status| status.phase.as_deref()).is_none_or(|phase| phase == "Pending");
+    // A pod on its node's network whose image is there runs before anybody looks. One that has long been running was told of
+    // when it was made, maybe by another operator.
+    let made = pod.creation_timestamp().map_or(Timestamp::MIN, |made| made.0);
+    if !pending && now.duration_since(made) > NEW {
         return None;
     }
     let meshed = spec.init_containers.iter().flatten().any(|container| container.name == SIDECAR);
@@ -269,3 +276,6 @@ async fn write(recorder: &Recorder, reason: &str, message: &str, regarding: &Obj
         Err(_) => tracing::debug!(reason, "an Event could not be written in time"),
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -3,6 +3,7 @@ use crate::helm::{self, objects, template};
 use serde_json::{Value, json};
 use signet_identity::testing::Authority;
 use signet_operator::config::Config;
+use std::path::Path;
 
 const DOMAIN: &str = "trustDomain=prod.example";
 const EVERYTHING: [&str; 8] = [
@@ -64,8 +65,97 @@ fn f35_a_value_that_nobody_knows_is_refused() {
         "ca.limits.connectionAge=long",
         "operator.limits.streams=many",
         "injection.limits.connectionsPerAddress=3",
+        "sidecar.excludeInboundPorts={70000-80000}",
+        "sidecar.excludeOutboundPorts={0}",
+        "sidecar.excludeOutboundPorts={8100-8000}",
+        "sidecar.excludeOutboundCidrs={10.0.0.1/8}",
+        "sidecar.resources.requests.cpu=0",
+        "sidecar.resources.requests.memory=0Mi",
+        "sidecar.resources.limits.cpu=1.2.3",
+        "sidecar.resources.limits.cpu=19m",
+        "sidecar.resources.limits.memory=32M",
+        "sidecar.logLevel=verbose",
+        "sidecar.drainTime=2h",
+        "sidecar.drainTime=3601s",
+        "operator.logLevel=verbose",
+        "ca.lifetimes.leaf=500ms",
+        "meshRanges={10.244.0.0/999}",
+        "meshRanges={10.244.0.0/33}",
+        "meshRanges={10.244.0.1/16}",
+        "meshRanges={300.0.0.0/8}",
+        "meshRanges={fd00::1/64}",
+        "meshRanges={fd00:1:8000::/32}",
+        "meshRanges={fd00::/129}",
+        "meshRanges={1:2:3/64}",
     ] {
         assert!(template(&helm, "signet-system", &[DOMAIN, wrong]).is_err(), "{wrong}");
+    }
+}
+
+/// What the operator says of the `operator.toml` that is rendered with these settings.
+fn operators_word(helm: &Path, set: &[&str]) -> Result<(), String> {
+    let rendered = template(helm, "signet-system", &[&[DOMAIN], set].concat())?;
+    let objects = objects(&rendered);
+    let text = named(&objects, "ConfigMap", "signet-operator")["data"]["operator.toml"].as_str().unwrap();
+    // As the pod would have it: a root to begin with, and a directory of its own.
+    let directory = tempfile::tempdir().unwrap();
+    let pem = Authority::new("prod.example").bundle().to_pem();
+    std::fs::write(directory.path().join("bundle.pem"), pem).unwrap();
+    let own = directory.path().to_str().unwrap();
+    let text = text.replace("/var/run/secrets/signet.dev", own).replace("/run/signet", own);
+    let file = directory.path().join("operator.toml");
+    std::fs::write(&file, text).unwrap();
+    Config::read(&file, None).map(drop).map_err(|problems| problems.to_string())
+}
+
+#[test]
+fn what_the_schema_lets_through_the_operator_takes() {
+    let Some(helm) = helm::program() else { return };
+    operators_word(&helm, &[]).unwrap();
+    for right in [
+        "sidecar.resources.requests.cpu=1",
+        "sidecar.resources.requests.cpu=0.001",
+        "sidecar.resources.requests.cpu=100000000m",
+        "sidecar.resources.requests.memory=134217728",
+        "sidecar.resources.requests.memory=0.001Ki",
+        "sidecar.resources.limits.cpu=2",
+        "sidecar.resources.limits.cpu=0.02",
+        "sidecar.resources.limits.memory=33554432",
+        "sidecar.resources.limits.memory=1Ti",
+        "sidecar.logLevel=trace",
+        "sidecar.drainTime=0s",
+        "sidecar.drainTime=999999ms",
+        "sidecar.drainTime=3600s",
+        "sidecar.drainTime=60m",
+        "sidecar.drainTime=1h",
+        "sidecar.excludeInboundPorts={1,65535,8000-8100,65535-65535}",
+        "sidecar.excludeOutboundPorts={22}",
+        "sidecar.excludeOutboundCidrs={0.0.0.0/0,10.0.0.0/8,192.0.2.1/32}",
+        "sidecar.otherImages={reg.example:5000/mine/signet-sidecar}",
+        "operator.logLevel=info\\,signet_operator::control=debug",
+        "meshRanges={0.0.0.0/0,255.255.255.255/32,10.128.0.0/9}",
+        "meshRanges={::/0,fd00::/8,fd00:1:8000::/33,fd00:1:2:3:4:5:6:7/128,::1/128,fe80::1:0/112}",
+        "injection.excludedNamespaces={a,b-1}",
+        "posture.inbound=deny",
+        "logFormat=text",
+        "listenAddress=::",
+    ] {
+        if let Err(refused) = operators_word(&helm, &[right]) {
+            panic!("{right}: {refused}");
+        }
+    }
+    // Numbers in a file of values are not those of `--set`.
+    let directory = tempfile::tempdir().unwrap();
+    let values = directory.path().join("values.yaml");
+    let resources = "{requests: {cpu: 0.5, memory: 134217728}, limits: {cpu: 2, memory: 1073741824}}";
+    std::fs::write(&values, format!("trustDomain: prod.example\nsidecar: {{resources: {resources}}}\n")).unwrap();
+    let chart = helm::chart();
+    let arguments = ["template", "signet", chart.to_str().unwrap(), "--values", values.to_str().unwrap()];
+    let output = helm::run(&helm, &arguments);
+    let objects = objects(&String::from_utf8(output.stdout).unwrap());
+    let text = named(&objects, "ConfigMap", "signet-operator")["data"]["operator.toml"].as_str().unwrap();
+    for line in ["cpu_request = \"0.5\"", "memory_request = \"134217728\"", "memory_limit = \"1073741824\""] {
+        assert!(text.contains(line), "{text}");
     }
 }
 

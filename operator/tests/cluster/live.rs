@@ -1,11 +1,13 @@
 //! The index and the control stream follow a real API server.
-use crate::world::{SIDECAR, create, install, operator, shared, until};
+use crate::status::kubectl;
+use crate::world::{SIDECAR, create, install, operator, operator_of, shared, until};
 use k8s_openapi::api::core::v1::Node;
 use kube::api::{DeleteParams, Patch, PatchParams, PostParams};
 use kube::core::DynamicObject;
 use kube::{Api, Client};
 use serde_json::{Value, json};
 use signet_apiserver::{ApiServer, PodOptions, make_pod, remove_pod};
+use signet_identity::testing::Authority;
 use signet_operator::cluster::status::Acknowledged;
 use signet_operator::cluster::watch;
 use signet_operator::documents::Key;
@@ -16,7 +18,8 @@ pub(crate) fn key(namespace: &str, name: &str) -> Key {
     Key { namespace: namespace.into(), name: name.into() }
 }
 
-fn sidecar() -> Value {
+/// What makes a pod meshed.
+pub(crate) fn sidecar() -> Value {
     json!({"spec": {"initContainers": [
         {"name": "signet-sidecar", "image": format!("{SIDECAR}:0.1.0"), "restartPolicy": "Always"},
     ]}})
@@ -130,7 +133,9 @@ async fn a_raw_rule_guards_and_an_outage_loses_nothing() {
     let client = server.client().await;
     install(&client, false).await;
     let namespace = server.namespace("raw").await;
-    let operator = operator(&client).await;
+    let control = server.namespace("control").await;
+    let mut operator = operator_of(&client, Authority::new("mesh.example"), &control).await;
+    operator.write_status("one");
     meshed(&client, &namespace, "orders", "10.1.3.2").await;
     let spec = json!({"target": {"all": true}, "from": [{"serviceAccount": "checkout", "onTuesdays": true}], "unless": {"a": 1}});
     create(&client, &namespace, "newer", &spec, false).await.unwrap();
@@ -159,6 +164,12 @@ async fn a_raw_rule_guards_and_an_outage_loses_nothing() {
         "{}",
         accepted.message
     );
+
+    until("the rule's own Event says what is wrong", || async {
+        let events = kubectl(&server, &["events", "-n", &namespace, "--for", "allowrule/newer"]);
+        (events.contains("RuleRejected") && events.contains("spec.unless")).then_some(())
+    })
+    .await;
 
     // The API server goes away and comes back; what changed while nobody watched is found out.
     server.stop();

@@ -1,5 +1,5 @@
 //! Status on a real API server: who writes it, and what it says.
-use crate::live::{key, meshed};
+use crate::live::{key, meshed, sidecar};
 use crate::world::{create, operator_of, shared, until};
 use k8s_openapi::api::coordination::v1::Lease;
 use kube::core::DynamicObject;
@@ -22,7 +22,7 @@ fn words(status: &Value) -> Vec<String> {
     conditions.iter().map(|c| format!("{} {}", word(c, "type"), word(c, "status"))).collect()
 }
 
-fn kubectl(server: &ApiServer, arguments: &[&str]) -> String {
+pub(crate) fn kubectl(server: &ApiServer, arguments: &[&str]) -> String {
     let program = signet_apiserver::programs().unwrap().join("kubectl");
     let output =
         std::process::Command::new(program).arg("--kubeconfig").arg(server.kubeconfig()).args(arguments).output();
@@ -90,6 +90,38 @@ async fn the_status_says_who_enforces_a_rule_and_when_it_last_matched() {
     sidecar.say.send(Up { kind: Some(up::Kind::Edges(Edges { edges: vec![edge] })) }).await.unwrap();
     until("it matched", || async { status(&client, &namespace, "r").await["lastMatched"].as_str().map(str::to_owned) })
         .await;
+}
+
+#[tokio::test]
+async fn a_rule_that_names_a_port_that_nobody_has_says_which_in_its_status() {
+    let Some(server) = shared().await else { return };
+    let client = server.client().await;
+    let (control, namespace) = (server.namespace("control").await, server.namespace("ports").await);
+    let mut operator = operator_of(&client, Authority::new("mesh.example"), &control).await;
+    operator.write_status("one");
+    let mut more = sidecar();
+    let ports = json!([{"name": "http", "containerPort": 8080}]);
+    more["spec"]["containers"] = json!([{"name": "app", "image": "app", "ports": ports}]);
+    let options = PodOptions { addresses: &["10.1.7.2"], more, ..PodOptions::default() };
+    make_pod(&client, &namespace, "orders", &options).await;
+    for (name, ports, wanted) in [
+        ("good", json!([8080, "http"]), None),
+        ("the-services", json!([80]), Some("port 80")),
+        ("typo", json!([8080, "htpp"]), Some("name htpp")),
+    ] {
+        let spec = json!({"target": {"all": true, "ports": ports}, "from": [{"serviceAccount": "default"}]});
+        create(&client, &namespace, name, &spec, false).await.unwrap();
+        until(name, || async {
+            let status = status(&client, &namespace, name).await;
+            let effective = status["conditions"].as_array()?.iter().find(|c| c["type"] == "Effective")?.clone();
+            let said = effective["message"].as_str()?;
+            let good = (effective["status"] == "True" && effective["reason"] == "Guards") && wanted.is_none();
+            let named = (effective["status"] == "False" && effective["reason"] == "NoSuchPort")
+                && wanted.is_some_and(|wanted| said.contains(wanted));
+            (good || named).then_some(())
+        })
+        .await;
+    }
 }
 
 #[tokio::test]

@@ -127,3 +127,16 @@ fn f7_f37_a_refused_rule_guards_its_ports_and_admits_nobody() {
         assert!(table.judge(&caller, 8080).allows(), "other ports are left as they were");
     }
 }
+
+#[test]
+fn a_port_that_no_selected_workload_has_is_found_by_name_and_by_number() {
+    let (web, metrics) = ([("http".to_owned(), 8080)], [(String::new(), 9090)]);
+    let nobodys = |ports: Value, selected: &[&[(String, u16)]]| {
+        let target: Target = serde_json::from_value(json!({"all": true, "ports": ports})).unwrap();
+        target.ports_of_nobody(selected).into_iter().cloned().collect::<Vec<_>>()
+    };
+    let name = |name: &str| PortRef::Name(name.into());
+    assert_eq!(nobodys(json!(["http", 8080, 9090]), &[&web, &metrics]), []);
+    assert_eq!(nobodys(json!([8080, "htpp", 80]), &[&web, &metrics]), [name("htpp"), PortRef::Number(80)]);
+    assert_eq!(nobodys(json!([80, "http"]), &[&[]]), [name("http")], "it may listen where it declares nothing");
+}

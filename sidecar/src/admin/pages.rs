@@ -5,7 +5,7 @@ use crate::live::{Direction, Live, Tunnel};
 use crate::observe::{AccessLog, Metrics, Present};
 use crate::replay::Replay;
 use crate::shared::Shared;
-use crate::view::{Destination, Endpoint};
+use crate::view::{Behind, Destination, Endpoint};
 use http::StatusCode;
 use rustls_pki_types::CertificateDer;
 use serde_json::{Value, json};
@@ -164,7 +164,12 @@ fn destination(destination: &Destination) -> Value {
         Destination::Service(ports) | Destination::Node(ports) => {
             let mut ports: Vec<_> = ports.iter().collect();
             ports.sort_by_key(|(port, _)| **port);
-            let one = |(port, endpoints): (&u16, &Vec<Endpoint>)| json!({"port": port, "endpoints": endpoints.iter().map(endpoint).collect::<Vec<_>>()});
+            let all = |endpoints: &[Endpoint]| endpoints.iter().map(endpoint).collect::<Vec<_>>();
+            let one = |(port, behind): (&u16, &Behind)| {
+                let affinity =
+                    behind.sticky.as_ref().map(|s| json!({"seconds": s.timeout.as_secs(), "others": all(&s.others)}));
+                json!({"port": port, "endpoints": all(&behind.endpoints), "affinity": affinity})
+            };
             let kind = if matches!(destination, Destination::Node(_)) { "node" } else { "service" };
             json!({kind: ports.into_iter().map(one).collect::<Vec<_>>()})
         }

@@ -225,7 +225,9 @@ impl Plain {
         };
         match port {
             None => destination.any_port = Some(endpoint),
-            Some(port) => destination.ports = vec![wire::PortEndpoints { port, endpoints: vec![endpoint] }],
+            Some(port) => {
+                destination.ports = vec![wire::PortEndpoints { port, endpoints: vec![endpoint], ..Default::default() }];
+            }
         }
         self.view.learn(&wire::Destinations { destinations: vec![destination] }).unwrap();
     }

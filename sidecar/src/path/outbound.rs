@@ -109,7 +109,7 @@ pub(super) async fn route(shared: &Shared, to: SocketAddr) -> Result<Option<Vec<
             }
             let known = shared.view.destination(to.ip());
             match known.map_or(Way::Unknown, |destination| destination.way(to)) {
-                Way::To(endpoints) => return Ok(Some(endpoints)),
+                Way::To(behind) => return Ok(Some(shared.affinity.choose(to, behind))),
                 Way::NoSuchPort => return Err(Refusal::NoServicePort(to.ip(), to.port())),
                 Way::Unknown if state.may_be_meshed(to.ip()) => shared.view.ask(to.ip()),
                 Way::Unknown => return Ok(Some(vec![Endpoint { address: to.ip(), port: to.port(), peer: None }])),

@@ -22,6 +22,7 @@ use tokio::runtime::{Builder, LocalOptions};
 use tokio::task::spawn_local;
 use tokio::time::timeout;
 
+mod affinity;
 mod floods;
 mod inbound_head;
 mod live;

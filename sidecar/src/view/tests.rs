@@ -122,7 +122,7 @@ fn one_bad_part_refuses_the_whole_message() {
 #[test]
 fn a_node_of_a_cluster_is_told_from_a_service() {
     let endpoint = wire::Endpoint { address: vec![10, 0, 0, 2], port: 80, spiffe_id: WEB.into(), ..Default::default() };
-    let ports = vec![wire::PortEndpoints { port: 30080, endpoints: vec![endpoint] }];
+    let ports = vec![wire::PortEndpoints { port: 30080, endpoints: vec![endpoint], ..Default::default() }];
     let service =
         wire::Destination { address: vec![10, 0, 0, 9], kind: wire::Kind::Meshed.into(), ports, ..Default::default() };
     let node = wire::Destination { other_ports_unmeshed: true, ..service.clone() };
@@ -131,21 +131,48 @@ fn a_node_of_a_cluster_is_told_from_a_service() {
 }
 
 #[test]
+fn with_session_affinity_the_others_are_known_and_called_by_those_alone_who_called_them_before() {
+    let endpoint = |last: u8, id: &str| wire::Endpoint {
+        address: vec![10, 0, 0, last],
+        port: 80,
+        spiffe_id: id.into(),
+        ..Default::default()
+    };
+    let port = |affinity_seconds| wire::PortEndpoints {
+        port: 80,
+        endpoints: vec![endpoint(1, "")],
+        others: vec![endpoint(2, WEB)],
+        affinity_seconds,
+    };
+    let read = |affinity_seconds| {
+        let ports = vec![port(affinity_seconds)];
+        Destination::read(&wire::Destination { kind: wire::Kind::Meshed.into(), ports, ..Default::default() }).unwrap()
+    };
+    let to = SocketAddr::from(([10, 96, 0, 1], 80));
+    let Way::To(behind) = read(30).way(to) else { panic!("it leads nowhere") };
+    assert_eq!((behind.endpoints.len(), behind.all().count()), (1, 2));
+    assert_eq!(behind.sticky.unwrap().timeout, Duration::from_secs(30));
+    assert!(read(30).is_meshed(80), "one of the others is meshed");
+    assert!(matches!(read(0).way(to), Way::To(Behind { sticky: None, .. })));
+}
+
+#[test]
 fn a_port_of_a_node_that_may_lead_into_the_mesh_is_unknown_until_the_operator_lists_it() {
     let named = Named { id: WEB.parse().unwrap(), uid: None, tunnel_port: 15008, h2: true, http1: true };
     let pod = Endpoint { address: "10.0.0.2".parse().unwrap(), port: 80, peer: Some(named) };
     let plain = |port| Endpoint { address: "192.0.2.1".parse().unwrap(), port, peer: None };
-    let ports = HashMap::from([(30080, vec![pod.clone()]), (30081, vec![plain(30081)]), (8000, vec![pod.clone()])]);
+    let to = |endpoint: Endpoint| Behind::from(vec![endpoint]);
+    let ports = HashMap::from([(30080, to(pod.clone())), (30081, to(plain(30081))), (8000, to(pod.clone()))]);
     let (node, service) = (Destination::Node(ports.clone()), Destination::Service(ports));
     let way = |destination: &Destination, port| destination.way(SocketAddr::new("192.0.2.1".parse().unwrap(), port));
     for (port, wanted) in [
-        (30080, Way::To(vec![pod.clone()])),
-        (8000, Way::To(vec![pod])),
-        (30081, Way::To(vec![plain(30081)])),
+        (30080, Way::To(to(pod.clone()))),
+        (8000, Way::To(to(pod))),
+        (30081, Way::To(to(plain(30081)))),
         (30082, Way::Unknown),
         (32767, Way::Unknown),
-        (32768, Way::To(vec![plain(32768)])),
-        (443, Way::To(vec![plain(443)])),
+        (32768, Way::To(to(plain(32768)))),
+        (443, Way::To(to(plain(443)))),
     ] {
         assert_eq!(way(&node, port), wanted, "{port}");
     }
@@ -227,7 +254,7 @@ proptest! {
     #[test]
     fn f20_any_bytes_as_destinations_are_learned_whole_or_not_at_all(bytes in prop::collection::vec(any::<u8>(), 0..200), changed in prop::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 0..4)) {
         let endpoint = wire::Endpoint { address: vec![10, 0, 0, 2], port: 80, spiffe_id: WEB.into(), workload_uid: "web-1".into(), ..Default::default() };
-        let ports = vec![wire::PortEndpoints { port: 80, endpoints: vec![endpoint] }];
+        let ports = vec![wire::PortEndpoints { port: 80, endpoints: vec![endpoint], ..Default::default() }];
         let service = wire::Destination { address: vec![10, 0, 0, 9], kind: wire::Kind::Meshed.into(), ports, ..Default::default() };
         let mut good = wire::Destinations { destinations: vec![service] }.encode_to_vec();
         for (place, byte) in &changed {

@@ -1,6 +1,7 @@
 //! What the API server says to namespaces and pods that opt in, well or badly written. Nothing is started: all of it is a
 //! server-side dry run, which passes webhooks and policies as the real thing does.
 use super::*;
+use anyhow::ensure;
 use signet_tests::cluster::{SYSTEM, pod};
 
 /// Of the word `enabled`.
@@ -102,4 +103,17 @@ fn in_a_namespace_that_enforces_pod_security_the_refusal_names_it() {
         let told = becomes(&space, &pod("one", 0, &["pause"]));
         assert!(told.contains(level) && told.contains("signet"), "{told}");
     }
+}
+
+#[test]
+fn describing_a_pod_says_why_it_was_not_injected() {
+    let Some(cluster) = mesh("describing_a_pod_says_why_it_was_not_injected") else { return };
+    let space = cluster.space("skipped", &["signet.dev/inject=enabled"]);
+    // Its image is on the node: it runs as soon as it is stored.
+    space.apply(&pod("one", 1, &["pause"]).replacen("spec:\n", "spec:\n  hostNetwork: true\n", 1));
+    space.wait("the pod's own Event", || {
+        let described = space.kubectl(&["describe", "pod", "one"])?;
+        ensure!(described.contains("InjectionSkipped") && described.contains("network"), "{described}");
+        Ok(())
+    });
 }

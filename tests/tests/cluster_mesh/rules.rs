@@ -87,15 +87,37 @@ fn a_rule_is_followed_when_it_is_made_changed_and_deleted_and_its_status_says_so
 fn a_rule_that_selects_nothing_or_a_port_that_nobody_has_says_so() {
     let Some(cluster) = mesh("a_rule_that_selects_nothing_or_a_port_that_nobody_has_says_so") else { return };
     let space = cluster.space("nothing", &["signet.dev/inject=enabled"]);
-    space.apply(&orders_from("checkout"));
-    shows(&space, "orders-from-checkout", &["Enforce", "True"]);
-    let effective = |field: &str| format!("jsonpath={{.status.conditions[?(@.type=='Effective')].{field}}}");
-    space.wait("it is not effective, and says why", || {
-        let said = space.kubectl(&["get", "allowrule", "orders-from-checkout", "-o", &effective("status")])?;
-        let why = space.kubectl(&["get", "allowrule", "orders-from-checkout", "-o", &effective("message")])?;
-        ensure!(said == "False" && why.contains("orders"), "{said}: {why}");
-        Ok(())
-    });
+    space.apply(&pod_of("orders", "orders", 1, &["http", "8080"]));
+    space.ready("pod/orders");
+    let named = |name: &str, target: &str| {
+        format!(
+            "---\napiVersion: signet.dev/v1alpha1\nkind: AllowRule\nmetadata: {{name: {name}}}\n\
+             spec: {{target: {target}, from: [{{serviceAccount: checkout}}]}}\n"
+        )
+    };
+    let rules = [
+        (orders_from("checkout"), "orders-from-checkout", "SelectsNothing", "orders does not exist"),
+        (
+            named("nobody", "{podSelector: {matchLabels: {app: nobody}}}"),
+            "nobody",
+            "SelectsNothing",
+            "selects no workload",
+        ),
+        (named("no-name", "{all: true, ports: [no-such-port]}"), "no-name", "NoSuchPort", "no-such-port"),
+    ];
+    for (rule, name, reason, words) in rules {
+        space.apply(&rule);
+        shows(&space, name, &["Enforce", "True"]);
+        let effective = |field: &str| {
+            let path = format!("jsonpath={{.status.conditions[?(@.type=='Effective')].{field}}}");
+            space.kubectl(&["get", "allowrule", name, "-o", &path])
+        };
+        space.wait("it is not effective, and says why", || {
+            let (said, because, why) = (effective("status")?, effective("reason")?, effective("message")?);
+            ensure!(said == "False" && because == reason && why.contains(words), "{name} is {said}, {because}: {why}");
+            Ok(())
+        });
+    }
 }
 
 #[test]

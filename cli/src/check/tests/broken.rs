@@ -1,5 +1,5 @@
 //! One thing broken at a time.
-use super::world::{IMAGE, object, pod, rule, well};
+use super::world::{IMAGE, ca_metrics, object, operator_metrics, pod, rule, says, well};
 use super::{Facts, Sign, wrong};
 use crate::cluster::{Lack, Page};
 use serde_json::{Value, json};
@@ -157,10 +157,7 @@ fn who_believes_in_other_roots() {
         "no ConfigMap signet-trust in shop",
         "kubectl -n shop delete configmap signet-trust --ignore-not-found",
     );
-    let behind = |f: &mut Facts| {
-        f.health.get_mut("ca-1").unwrap().metrics =
-            Ok(Page { status: 200, body: "signet_ca_trust_sequence 6\n".into() });
-    };
+    let behind = |f: &mut Facts| put(f, "ca-1", &ca_metrics(f.now, 6, WEEK, 0));
     found(
         "trust.sequence",
         Sign::Fail,
@@ -168,6 +165,41 @@ fn who_believes_in_other_roots() {
         "older than the published trust sequence 7: ca-1 (6)",
         "rollout restart deployment/signet-ca",
     );
+    let behind = |f: &mut Facts| put(f, "operator-1", &operator_metrics(f.now, 6, 3600));
+    found(
+        "trust.sequence",
+        Sign::Fail,
+        behind,
+        "older than the published trust sequence 7: operator-1 (6)",
+        "rollout restart deployment/signet-operator",
+    );
+}
+
+const WEEK: i64 = 7 * 24 * 3600;
+
+/// What a program shows from now on.
+fn put(facts: &mut Facts, pod: &str, metrics: &str) {
+    facts.health.insert(pod.into(), says(metrics));
+}
+
+#[test]
+fn certificates_that_programs_hold_and_should_have_replaced() {
+    let (ca, operator) = ("component=ca --tail=20", "component=operator --tail=20");
+    let issuing = |left: i64| move |f: &mut Facts| put(f, "ca-1", &ca_metrics(f.now, 7, left, 0));
+    found("certificates.issuing", Sign::Fail, issuing(-1), "the issuing certificate of ca-1 has ended at", ca);
+    found("certificates.issuing", Sign::Warn, issuing(WEEK / 6 - 1), "should long have been replaced", ca);
+    let own = |left: i64| move |f: &mut Facts| put(f, "operator-1", &operator_metrics(f.now, 7, left));
+    found("certificates.operator", Sign::Fail, own(0), "the certificate of operator-1 has ended at", operator);
+    found("certificates.operator", Sign::Warn, own(599), "should long have been replaced", operator);
+    let none = |f: &mut Facts| put(f, "operator-1", &operator_metrics(0, 7, 0));
+    found("certificates.operator", Sign::Fail, none, "operator-1 has no certificate", operator);
+    // What is short for a week is long for an hour.
+    let mut facts = well();
+    edit(&mut facts.configs.as_mut().unwrap()[2], |c| {
+        c["data"]["ca.toml"] = "[lifetimes]\nissuing = \"10m\"\n[kubernetes]\npeer_address = \"require\"".into();
+    });
+    issuing(200)(&mut facts);
+    assert!(wrong(&facts).is_empty(), "{:?}", wrong(&facts));
 }
 
 #[test]
@@ -348,9 +380,7 @@ fn rules_that_are_refused_pending_or_idle() {
 
 #[test]
 fn addresses_that_are_rewritten() {
-    let seen = "signet_ca_trust_sequence 7\nsignet_ca_requests_refused_total{rpc=\"issue\",reason=\"pod_address\"} 3\n";
-    let rewritten =
-        |f: &mut Facts| f.health.get_mut("ca-1").unwrap().metrics = Ok(Page { status: 200, body: seen.into() });
+    let rewritten = |f: &mut Facts| put(f, "ca-1", &ca_metrics(f.now, 7, WEEK, 3));
     found(
         "network.addresses",
         Sign::Fail,
@@ -368,9 +398,9 @@ fn addresses_that_are_rewritten() {
 
 #[test]
 fn pods_where_the_operator_expects_none() {
-    let seen = "signet_operator_streams 2\nsignet_operator_workloads_outside_ranges 3\n# EOF\n";
     let beyond = |f: &mut Facts| {
-        f.health.get_mut("operator-1").unwrap().metrics = Ok(Page { status: 200, body: seen.into() });
+        let seen = operator_metrics(f.now, 7, 3600).replace("outside_ranges 0", "outside_ranges 3");
+        put(f, "operator-1", &seen);
     };
     found(
         "network.ranges",

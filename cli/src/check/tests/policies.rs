@@ -117,3 +117,27 @@ fn what_stands_before_the_control_plane_is_found_there() {
         Vec::<&str>::new()
     );
 }
+
+#[test]
+fn what_the_readme_adds_to_default_deny_is_enough() {
+    let deny = json!({"podSelector": {}, "policyTypes": ["Ingress", "Egress"]});
+    let denied = [policy("shop", "deny", &deny), policy("mesh", "deny", &deny)];
+    assert_eq!(broken(&denied), ["network.ca", "network.operator", "network.webhook"]);
+    let readme = include_str!("../../../../README.md");
+    let block = readme.split("```yaml\n").find(|block| block.contains("kind: NetworkPolicy")).unwrap();
+    let block = block.split("```").next().unwrap().replace("signet-system", "mesh");
+    let added: Vec<Value> = serde_saphyr::from_multiple(&block).unwrap();
+    assert_eq!(added.len(), 2);
+    let all = |port: Value| {
+        // The application's own port, so that somebody may call at all.
+        let open = json!({"podSelector": {}, "ingress": [{"ports": [port]}], "egress": [{"ports": [port]}]});
+        [&denied[..], &[policy("shop", "open", &open)], &added].concat()
+    };
+    assert_eq!(broken(&all(json!({"port": 8080}))), Vec::<&str>::new());
+    // Each of the two is needed.
+    for without in 0..2 {
+        let mut some = all(json!({"port": 8080}));
+        some.remove(3 + without);
+        assert_ne!(broken(&some), Vec::<&str>::new());
+    }
+}

@@ -81,6 +81,29 @@ fn page(body: &str) -> Page {
     Page { status: 200, body: body.into() }
 }
 
+/// A program that is ready and shows these metrics.
+pub(super) fn says(metrics: &str) -> Health {
+    Health { ready: Ok(page("ok\n")), metrics: Ok(page(metrics)) }
+}
+
+/// What a CA shows that holds this trust sequence, whose issuing certificate has these seconds left.
+pub(super) fn ca_metrics(now: i64, sequence: u64, left: i64, rewritten: u64) -> String {
+    format!(
+        "signet_ca_trust_sequence {sequence}\nsignet_ca_issuing_not_after_seconds {}\n\
+         signet_ca_requests_refused_total{{rpc=\"issue\",reason=\"pod_address\"}} {rewritten}\n# EOF\n",
+        now + left
+    )
+}
+
+/// The same of an operator and its own certificate.
+pub(super) fn operator_metrics(now: i64, sequence: u64, left: i64) -> String {
+    format!(
+        "signet_operator_streams 2\nsignet_operator_workloads_outside_ranges 0\n\
+         signet_operator_trust_sequence {sequence}\nsignet_operator_svid_not_after_seconds {}\n# EOF\n",
+        now + left
+    )
+}
+
 /// Everything that a good installation has.
 pub(super) fn well() -> Facts {
     let authority = Authority::new("mesh.example");
@@ -141,7 +164,10 @@ pub(super) fn well() -> Facts {
     facts.configs = Ok(vec![
         object(trust_state),
         object(config("signet-mesh", json!({"trust-domain": "mesh.example"}))),
-        object(config("signet-ca", json!({"ca.toml": "[kubernetes]\npeer_address = \"require\"\n"}))),
+        object(config(
+            "signet-ca",
+            json!({"ca.toml": "[lifetimes]\nissuing = \"7d\"\n\n[kubernetes]\npeer_address = \"require\"\n"}),
+        )),
         object(config(
             "signet-operator",
             json!({"operator.toml": format!("[inject]\nimage = \"{IMAGE}\"\nexcluded_namespaces = []\n")}),
@@ -150,18 +176,9 @@ pub(super) fn well() -> Facts {
     ]);
     facts.copies = Ok(vec![object(copy("mesh")), object(copy("shop"))]);
     facts.control_pods = Ok(vec![object(control_pod("ca-1", "ca")), object(control_pod("operator-1", "operator"))]);
-    let health = |metrics: &str| Health { ready: Ok(page("ok\n")), metrics: Ok(page(metrics)) };
     facts.health = BTreeMap::from([
-        (
-            "ca-1".to_owned(),
-            health(
-                "signet_ca_trust_sequence 7\nsignet_ca_requests_refused_total{rpc=\"issue\",reason=\"pod_address\"} 0\n# EOF\n",
-            ),
-        ),
-        (
-            "operator-1".to_owned(),
-            health("signet_operator_streams 2\nsignet_operator_workloads_outside_ranges 0\n# EOF\n"),
-        ),
+        ("ca-1".to_owned(), says(&ca_metrics(facts.now, 7, 7 * 24 * 3600, 0))),
+        ("operator-1".to_owned(), says(&operator_metrics(facts.now, 7, 3600))),
     ]);
     facts.services = Ok(vec![object(
         json!({"metadata": {"name": "orders", "namespace": "shop"}, "spec": {"selector": {"app": "orders"}}}),

@@ -4,6 +4,7 @@ use crate::cluster::objects::Pod;
 use crate::cluster::read;
 use crate::cluster::store::News;
 use crate::cluster::translate::Change;
+use crate::documents::NamedPort;
 use crate::index::Settings;
 use kube::core::DynamicObject;
 use serde_json::{Value, json};
@@ -24,7 +25,7 @@ fn pod(name: &str, meshed: bool) -> Pod {
         host_addresses: Vec::new(),
         host_network: false,
         meshed,
-        ports: Vec::new(),
+        ports: vec![NamedPort { name: "web".into(), port: 8080 }],
         host_ports: Vec::new(),
         ready: true,
         created: 0,
@@ -91,12 +92,14 @@ fn programmed_means_that_every_meshed_workload_has_this_generation_in_force() {
 
 #[test]
 fn a_rule_that_protects_nothing_says_why() {
-    let port = json!({"target": {"all": true, "ports": ["grpc"]}, "from": []});
+    let ports = |ports: Value| json!({"target": {"all": true, "ports": ports}, "from": []});
     let audit = json!({"target": {"all": true}, "from": [], "mode": "Audit"});
     let cases = [
         (vec![], all(), "SelectsNothing"),
         (vec![("a", false)], all(), "NoSidecar"),
-        (vec![("a", true)], port, "NoSuchPort"),
+        (vec![("a", true)], ports(json!(["grpc"])), "NoSuchPort"),
+        (vec![("a", true)], ports(json!([8080, "grpc"])), "NoSuchPort"),
+        (vec![("a", true)], ports(json!([80])), "NoSuchPort"),
         (vec![("a", true)], audit, "Audit"),
     ];
     for (pods, spec, reason) in cases {

@@ -105,6 +105,28 @@ fn a_load_balancer_at_a_nodes_own_address_adds_its_ports_to_the_nodes() {
 }
 
 #[test]
+fn local_traffic_is_local_at_the_services_own_address_and_not_at_its_outer_ones() {
+    let more = json!({
+        "spec": {
+            "type": "LoadBalancer", "internalTrafficPolicy": "Local", "externalTrafficPolicy": "Local",
+            "ports": [{"name": "web", "port": 80, "nodePort": 30080}],
+        },
+        "status": {"loadBalancer": {"ingress": [{"ip": "198.51.100.8"}, {"ip": "192.168.0.1"}]}},
+    });
+    let mut cluster = base();
+    cluster.node("node-1", &["192.168.0.1"], json!({})).node("node-2", &["192.168.0.2"], json!({}));
+    cluster.pod("shop", "far", "10.244.1.3", true, json!({"spec": {"nodeName": "node-2"}}));
+    let far = json!({"addresses": ["10.244.1.3"], "nodeName": "node-2"});
+    cluster.service("shop", "orders", "10.96.0.10", more).slice("shop", "orders", json!([far]));
+    let snapshot = cluster.snapshot();
+    assert!(endpoints(&destination(&snapshot, A, "10.96.0.10"), 80).is_empty(), "nobody, rather than far away");
+    for (address, port) in [("192.168.0.1", 30080), ("192.168.0.2", 30080), ("198.51.100.8", 80), ("192.168.0.1", 80)] {
+        let found = endpoints(&destination(&snapshot, A, address), port);
+        assert_eq!(found, ["10.244.1.3:8080 uid-far"], "{address}:{port}");
+    }
+}
+
+#[test]
 fn f10_a_load_balancer_does_not_take_the_cluster_address_of_another_service() {
     let mut cluster = base();
     cluster.service("shop", "a", "10.96.0.11", balanced(80, "10.96.0.10")).slice(

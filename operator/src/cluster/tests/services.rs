@@ -218,15 +218,41 @@ fn with_session_affinity_a_caller_keeps_its_endpoint_when_others_come_and_go() {
     }
     cluster.service("shop", "orders", "10.96.0.10", json!({"spec": {"sessionAffinity": "ClientIP"}}));
     let list = |keep: &dyn Fn(&str) -> bool| all.iter().filter(|a| keep(a)).map(|a| ready(a)).collect::<Value>();
-    cluster.slice("shop", "orders", list(&|_| true));
-    let mine = endpoints(&destination(&cluster.snapshot(), A, "10.96.0.10"), 80);
-    assert_eq!(mine.len(), 1);
+    // For a caller without a past, and everybody whom one with a past may keep.
+    let mut called = |listed: Value| {
+        cluster.slice("shop", "orders", listed);
+        let found = destination(&cluster.snapshot(), A, "10.96.0.10");
+        let port = found.ports[0].clone();
+        let kept = port.endpoints.iter().chain(&port.others).cloned().collect();
+        let everybody = Destination { ports: vec![PortEndpoints { endpoints: kept, ..port.clone() }], ..found.clone() };
+        assert_eq!(port.affinity_seconds, 10_800, "as long as Kubernetes has it when nobody says otherwise");
+        (endpoints(&found, 80), endpoints(&everybody, 80))
+    };
+    let (mine, everybody) = called(list(&|_| true));
+    assert_eq!((mine.len(), everybody.len()), (1, 20));
     let own = mine[0].split(':').next().unwrap().to_owned();
-    let others: Vec<&String> = all.iter().filter(|a| **a != own).collect();
-    for gone in others {
-        cluster.slice("shop", "orders", list(&|a| a != gone));
-        assert_eq!(endpoints(&destination(&cluster.snapshot(), A, "10.96.0.10"), 80), mine, "without {gone}");
+    for gone in all.iter().filter(|a| **a != own) {
+        assert_eq!(called(list(&|a| a != gone)).0, mine, "without {gone}");
     }
-    cluster.slice("shop", "orders", list(&|a| a != own));
-    assert_eq!(endpoints(&destination(&cluster.snapshot(), A, "10.96.0.10"), 80).len(), 1);
+    let (next, everybody) = called(list(&|a| a != own));
+    assert!(next.len() == 1 && !everybody.contains(&mine[0]), "it has gone");
+    // Who called the next one keeps it when the first comes back, although another would now be sent there.
+    let (back, everybody) = called(list(&|_| true));
+    assert_eq!(back, mine);
+    assert!(everybody.contains(&next[0]), "{next:?} is still there for those who have called it");
+}
+
+#[test]
+fn session_affinity_lasts_as_long_as_the_service_says() {
+    let mut cluster = base();
+    cluster.slice("shop", "orders", json!([ready("10.244.0.3")]));
+    for (affinity, seconds) in [
+        (json!({"sessionAffinity": "ClientIP", "sessionAffinityConfig": {"clientIP": {"timeoutSeconds": 90}}}), 90),
+        (json!({"sessionAffinity": "ClientIP", "sessionAffinityConfig": {"clientIP": {}}}), 10_800),
+        (json!({"sessionAffinity": "None"}), 0),
+    ] {
+        cluster.service("shop", "orders", "10.96.0.10", json!({"spec": affinity}));
+        let found = destination(&cluster.snapshot(), A, "10.96.0.10");
+        assert_eq!(found.ports[0].affinity_seconds, seconds, "{affinity}");
+    }
 }

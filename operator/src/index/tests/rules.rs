@@ -138,5 +138,28 @@ fn a_rule_that_selects_nothing_says_so() {
     let notes: Vec<(&str, bool)> = snapshot.notes().iter().map(|n| (n.rule.as_str(), n.effective)).collect();
     assert_eq!(notes, [("shop/a", false), ("shop/b", false), ("shop/c", true)]);
     assert_eq!(snapshot.notes()[0].remarks[0], "Service shop/nowhere does not exist and never did");
-    assert_eq!(snapshot.notes()[1].remarks[0], "no selected workload has a port of this name");
+    assert_eq!(snapshot.notes()[1].remarks, ["no selected workload has a port with the name grpc"]);
+}
+
+#[test]
+fn every_port_that_no_selected_workload_has_is_named_and_the_others_stay_guarded() {
+    let orders = meshed("shop", "orders", "10.77.0.2");
+    let cases = [
+        ("[8080, http]", &[][..], 8080),
+        ("[80]", &["the port 80"], 80),
+        ("[8080, htpp]", &["the name htpp"], 8080),
+        ("[htpp, 80, 8080]", &["the name htpp", "the port 80"], 8080),
+    ];
+    for (ports, wanted, guarded) in cases {
+        let target = format!("{{all: true, ports: {ports}}}");
+        let snapshot = build(&(orders.clone() + &rule("shop", "r", &target, "{serviceAccount: checkout}")));
+        let note = &snapshot.notes()[0];
+        assert_eq!((note.effective, note.remarks.len()), (wanted.is_empty(), wanted.len()), "{ports}: {note:?}");
+        assert!(note.remarks.iter().zip(wanted).all(|(said, wanted)| said.contains(wanted)), "{ports}: {note:?}");
+        assert_eq!(reason(&snapshot, "shop/orders", CART, guarded), Reason::NoRuleMatched, "{ports}");
+    }
+    // Who declares nothing may have every port.
+    let silent = workload("shop", "orders", "10.77.0.2", "serviceAccount: orders, uid: x");
+    let snapshot = build(&(silent + &rule("shop", "r", "{all: true, ports: [80]}", "{serviceAccount: checkout}")));
+    assert!(snapshot.notes()[0].effective && snapshot.notes()[0].remarks.is_empty());
 }

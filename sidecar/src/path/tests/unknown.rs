@@ -19,7 +19,11 @@ fn node(ports: &[u32]) -> wire::Destinations {
         spiffe_id: "spiffe://example.org/ns/shop/sa/orders".into(),
         ..wire::Endpoint::default()
     };
-    let ports = ports.iter().map(|port| wire::PortEndpoints { port: *port, endpoints: vec![endpoint.clone()] });
+    let ports = ports.iter().map(|port| wire::PortEndpoints {
+        port: *port,
+        endpoints: vec![endpoint.clone()],
+        ..wire::PortEndpoints::default()
+    });
     let node = wire::Destination {
         address: NODE.to_vec(),
         kind: wire::Kind::Meshed.into(),
