@@ -271,7 +271,7 @@ async fn f12_where_certificates_are_optional_a_good_one_counts_for_its_peer_and_
         connector(client, door.id.clone(), ALPN).connect("127.0.0.1", address.port()).await.unwrap()
     };
     let bare = Credentials::new(door.ca.trust_state(1)).unwrap();
-    let (_stranger, first) = tokio::join!(connect(&bare), incoming.next());
+    let (stranger, first) = tokio::join!(connect(&bare), incoming.next());
     let first = first.unwrap().unwrap();
     assert!(first.info().peer.is_none());
     // The address has no place left but for those who prove themselves: not with a certificate of another mesh.
@@ -286,7 +286,7 @@ async fn f12_where_certificates_are_optional_a_good_one_counts_for_its_peer_and_
     let peer = second.info().peer.clone().unwrap();
     peer.expect(&door.ca.id("shop", "checkout"), Some(&"c-1".parse().unwrap())).unwrap();
     // What is no proof is no reason to send anybody away either.
-    drop((first, _stranger));
+    drop((first, stranger));
     let mut third = connect(&elsewhere).await;
     let server = incoming.next().await.unwrap().unwrap();
     assert!(server.info().peer.is_none());
