@@ -48,6 +48,15 @@ pub struct Namespace {
     pub v6: Ipv6Addr,
 }
 
+/// IPv4 or IPv6.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Family {
+    /// 10.77.0.0/24
+    V4,
+    /// fd77::/64
+    V6,
+}
+
 impl World {
     /// Makes the hub, after sweeping what dead processes left.
     pub fn new() -> anyhow::Result<Self> {
@@ -194,6 +203,14 @@ impl Namespace {
     /// The label it was made with.
     pub fn label(&self) -> &str {
         &self.label
+    }
+
+    /// Its address of a family.
+    pub fn address(&self, family: Family) -> IpAddr {
+        match family {
+            Family::V4 => self.v4.into(),
+            Family::V6 => self.v6.into(),
+        }
     }
 
     /// Both addresses.
