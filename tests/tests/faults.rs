@@ -205,7 +205,7 @@ fn kill_9_of_the_operator_and_its_restart_leave_every_verdict_as_it_was() {
     // It takes new rules afterwards, and the connection from before is judged by them.
     assert_eq!(echoed(&mut open, b"still").unwrap(), b"still");
     mesh.allow("shop", "orders", &[8080], &["stranger"]).unwrap();
-    assert_ne!(end_of(&mut open, SOON), End::Open);
+    assert_eq!(end_of(&mut open, SOON), End::Reset);
     wait_for("the new rule", SOON, || reaches(&stranger.machine, orders.machine.v4, 8080).ok()).unwrap();
 }
 

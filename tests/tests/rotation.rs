@@ -86,7 +86,7 @@ fn a_hundred_renewals_under_traffic_fail_no_request_and_one_connection_outlives_
 
     // The same connection is cut when its rule goes.
     mesh.allow("shop", "orders", &[8080], &["somebody-else"]).unwrap();
-    assert_ne!(end_of(&mut open, Duration::from_secs(5)), End::Open, "still open though no rule admits it");
+    assert_eq!(end_of(&mut open, Duration::from_secs(5)), End::Reset, "no rule admits it");
     for (side, workload) in [("called", &orders), ("caller's", &checkout)] {
         let why = || workload.log().contains("reason=cut_rule_gone").then_some(());
         wait_for(&format!("the {side} side says why"), SOON, why).unwrap();
@@ -126,7 +126,7 @@ fn f38_open_connections_are_cut_within_five_seconds_when_their_rule_goes_and_oth
     let text = signet::demo::mesh::rule("shop", "orders", &[8080], &["checkout"]);
     let nobody = signet::demo::mesh::rule("shop", "orders", &[9090], &[]).replace("orders-callers", "nobody");
     mesh.write("rule-shop-orders.yaml", &format!("{text}---\n{nobody}")).unwrap();
-    assert_ne!(end_of(&mut lost, Duration::from_secs(5)), End::Open);
+    assert_eq!(end_of(&mut lost, Duration::from_secs(5)), End::Reset);
     let took = Instant::now().duration_since(edited);
     assert!(took < Duration::from_secs(5), "{took:?}");
     assert_eq!(echoed(&mut kept, b"still").unwrap(), b"still");
