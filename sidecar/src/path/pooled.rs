@@ -300,7 +300,7 @@ async fn drive(path: Rc<Path>, mut connection: client::Connection<Tls, Bytes>, o
     let leave = async {
         path.reached(Phase::Leaving).await;
         drop(open.requests.take());
-        std::future::pending().await
+        std::future::pending::<()>().await;
     };
     tokio::select! {
         ended = &mut connection => if let Err(error) = ended {
