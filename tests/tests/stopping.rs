@@ -7,10 +7,10 @@ use signet::demo::{
 };
 use signet_tests::{
     FAMILIES, SOON,
-    apps::{End, Server, call, echoed, end_of, is_reset, reaches},
+    apps::{End, Server, call, echoed, end_of, is_reset, reaches, receive, send_noise},
     logged, mesh_with, pair,
 };
-use std::{io::Read as _, sync::mpsc, time::Duration};
+use std::{io::Read as _, net::Shutdown, sync::mpsc, time::Duration};
 
 /// A mesh with these tables in each sidecar.toml, the usual pair, and an echo server on 8080.
 fn stage(sidecar: &str) -> (Mesh, Workload, Workload, Server) {
@@ -81,11 +81,32 @@ fn with_nothing_open_a_sidecar_ends_at_once_and_what_is_called_after_it_is_refus
 }
 
 #[test]
+fn the_last_bytes_of_the_last_connection_arrive_though_the_sidecar_ends_with_it() {
+    let (_mesh, mut checkout, orders, server) = stage("");
+    drop(server);
+    let (tell, hear) = mpsc::channel();
+    let _server = Server::start(&orders.machine, 8080, move |stream| {
+        // Nothing more comes from here: the connection is done when the caller has sent its last byte.
+        stream.shutdown(Shutdown::Write).unwrap();
+        tell.send(receive(&stream)).unwrap();
+    });
+    let mut stream = call(&checkout.machine, orders.machine.v4, 8080).unwrap();
+    assert_eq!(stream.read(&mut [0; 1]).unwrap(), 0);
+    terminate(&checkout);
+    logged(&checkout, 0, "stopping: ");
+    let sent = send_noise(&stream, 1, 4_000_000).unwrap();
+    drop(stream);
+    ends_well(&mut checkout, SOON);
+    let (count, hash) = hear.recv_timeout(SOON).unwrap().expect("an orderly end, not a reset");
+    assert_eq!((count, hash), (4_000_000, sent));
+}
+
+#[test]
 fn what_outlives_the_grace_is_reset_on_both_sides_and_both_logs_say_so_whichever_side_stops() {
     for framing in ["pooled", "alone"] {
         let more = if framing == "alone" { "[tunnel]\nalone_above = \"0B\"\n" } else { "" };
         for called in [true, false] {
-            let (_mesh, checkout, orders, server) = stage(&format!("[drain]\ngrace = \"2s\"\n{more}"));
+            let (_mesh, checkout, orders, server) = stage(&format!("[drain]\ngrace = \"1s\"\n{more}"));
             drop(server);
             let (tell, hear) = mpsc::channel();
             let _server = Server::start(&orders.machine, 8080, move |mut stream| {
