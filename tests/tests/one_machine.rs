@@ -47,8 +47,10 @@ fn stage() -> Stage {
 
 impl Stage {
     fn demo(&self) -> Process {
-        let mut command = self.inside(&programs().join("signet"));
-        command.arg("demo").env("TMPDIR", &self.temporary).env(MARK, self.world.dir());
+        // Whoever runs the tests in the background may have had SIGINT ignored.
+        let mut command = self.inside(Path::new("env"));
+        command.arg("--default-signal=INT").arg(programs().join("signet")).arg("demo");
+        command.env("TMPDIR", &self.temporary).env(MARK, self.world.dir());
         self.machine.spawn("demo", command).unwrap()
     }
 
