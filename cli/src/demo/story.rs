@@ -24,8 +24,8 @@ const LEAF: Duration = Duration::from_secs(8);
 const SOON: Duration = Duration::from_secs(10);
 /// Machines get their addresses in the order in which they are made.
 const ORDERS: IpAddr = IpAddr::V4(Ipv4Addr::new(10, 77, 0, 1));
-/// "Failure in receiving network data", as curl(1) lists its exit codes.
-const CURL_RECEIVED_A_RESET: i32 = 56;
+/// Failure in sending and in receiving network data, as curl(1) lists its exit codes: a reset comes to whichever it is at.
+const CURL_MET_A_RESET: [i32; 2] = [55, 56];
 const PAGE_URL: &str = "http://orders.shop:8080/";
 const PORTS: [(&str, u16); 2] = [("http", 8080), ("ssh", 22)];
 
@@ -164,8 +164,8 @@ fn refused(stage: &mut Stage, cast: &Cast) -> anyhow::Result<()> {
     let served = requests();
     stage.claim(served > 0, "the HTTP server notes each request that reaches it")?;
     let out = fetch(stage, &cast.reports.machine)?;
-    let reset =
-        out.status.code() == Some(CURL_RECEIVED_A_RESET) && String::from_utf8_lossy(&out.stderr).contains("reset");
+    let code = out.status.code().is_some_and(|code| CURL_MET_A_RESET.contains(&code));
+    let reset = code && String::from_utf8_lossy(&out.stderr).contains("reset");
     stage.claim(reset, "its connection is reset")?;
     let here = wait_for("reports' sidecar logs the refusal", SOON, || access_line(&cast.reports, "no_rule_matched"))?;
     let there = wait_for("orders' sidecar logs the refusal", SOON, || access_line(&cast.orders, "no_rule_matched"))?;
