@@ -3,14 +3,14 @@
 pub use super::world::Family;
 use super::{
     process::{Process, wait_for},
-    world::{Namespace, World},
+    world::{Namespace, World, run},
 };
 use anyhow::{Context as _, bail};
 use std::{
     fmt::Write as _,
     fs,
     net::{IpAddr, SocketAddr},
-    os::unix::fs::{OpenOptionsExt as _, PermissionsExt as _},
+    os::unix::fs::OpenOptionsExt as _,
     path::{Path, PathBuf},
     process::{Command, Output},
     time::Duration,
@@ -216,8 +216,10 @@ impl Mesh {
         // The sidecar's user must be able to run it, wherever the programs lie.
         let program = self.world.dir().join("signet-sidecar");
         if !program.exists() {
-            fs::copy(self.options.programs.join("signet-sidecar"), &program).context("copying signet-sidecar")?;
-            fs::set_permissions(&program, fs::Permissions::from_mode(0o755))?;
+            let from = self.options.programs.join("signet-sidecar");
+            // By another process: a program that another thread starts while we write would hold the copy open for writing, and
+            // what is written to cannot be run ("text file busy").
+            run("install", &["-m", "755", &from.to_string_lossy(), &program.to_string_lossy()])?;
         }
         secret(
             &dir.join("token"),

@@ -283,7 +283,7 @@ fn ip(args: &[&str]) -> anyhow::Result<()> {
 }
 
 /// Runs a program to its end; what it says when it fails is the error.
-fn run(program: &str, args: &[&str]) -> anyhow::Result<()> {
+pub(super) fn run(program: &str, args: &[&str]) -> anyhow::Result<()> {
     let out = Command::new(program).args(args).output().with_context(|| format!("running {program}"))?;
     if !out.status.success() {
         bail!("{program} {}: {}", args.join(" "), String::from_utf8_lossy(&out.stderr).trim());
