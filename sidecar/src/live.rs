@@ -376,6 +376,7 @@ pub struct Registry {
     connections: Mutex<HashMap<u64, Arc<Live>>>,
     tunnels: Mutex<HashMap<Exporter, Arc<Tunnel>>>,
     emptied: Notify,
+    closed: Notify,
 }
 
 /// Takes what it holds out of the registry when dropped.
@@ -446,7 +447,13 @@ impl Registry {
         Registered {
             registry: self.clone(),
             item: tunnel,
-            remove: |registry, tunnel| drop(lock(&registry.tunnels).remove(&tunnel.exporter)),
+            remove: |registry, tunnel| {
+                let mut tunnels = lock(&registry.tunnels);
+                tunnels.remove(&tunnel.exporter);
+                if tunnels.is_empty() {
+                    registry.closed.notify_waiters();
+                }
+            },
         }
     }
 
@@ -467,17 +474,27 @@ impl Registry {
 
     /// Resolves when no connection is open.
     pub async fn emptied(&self) {
-        let mut emptied = pin!(self.emptied.notified());
-        // From here on it hears of every moment without a connection, so that none falls between the look and the wait.
-        emptied.as_mut().enable();
-        if self.count() > 0 {
-            emptied.await;
-        }
+        none(&self.emptied, || self.count()).await;
+    }
+
+    /// Resolves when no tunnel is open.
+    pub async fn closed(&self) {
+        none(&self.closed, || lock(&self.tunnels).len()).await;
     }
 
     /// Every tunnel that is open now.
     pub fn tunnels(&self) -> Vec<Arc<Tunnel>> {
         lock(&self.tunnels).values().cloned().collect()
+    }
+}
+
+/// Resolves when there is none of these, now or in a moment of which `told` hears.
+async fn none(told: &Notify, count: impl Fn() -> usize) {
+    let mut told = pin!(told.notified());
+    // From here on it hears of every such moment, so that none falls between the look and the wait.
+    told.as_mut().enable();
+    if count() > 0 {
+        told.await;
     }
 }
 

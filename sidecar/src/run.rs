@@ -4,7 +4,8 @@
 //! control thread:  enrolment -> Credentials     control stream -> View     keeper, reports, admin, health, signals
 //! worker threads:  path::Path (accept ... copy), one runtime each, fed by Credentials and View
 //! ```
-//! SIGTERM or SIGINT: no new inbound, peers are told, what is open may finish within the grace; outbound works until the end.
+//! SIGTERM or SIGINT: no new inbound, peers are told, what is open may finish within the grace; outbound works as long as anything
+//! is open. Whoever stops an application and its sidecar stops the application first, as Kubernetes does.
 use crate::admin::{self, Door, Source, Step};
 use crate::capture;
 use crate::config::Config;
@@ -12,9 +13,9 @@ use crate::control::{Control, Store};
 use crate::keeper::{self, Ages};
 use crate::live::CutReason;
 use crate::observe::AccessLog;
-use crate::path::Path;
 use crate::path::listen::Purpose;
 use crate::path::socket::{self, Sources};
+use crate::path::{Path, Phase};
 use crate::replay::{Declared, Replay};
 use crate::report::Reporter;
 use crate::shared::{Settings, Shared};
@@ -74,9 +75,9 @@ pub fn run(config: &Config) -> anyhow::Result<()> {
     runtime.block_on(async {
         let mut terminate = signal(SignalKind::terminate())?;
         let mut interrupt = signal(SignalKind::interrupt())?;
-        let (drain, draining) = watch::channel(false);
+        let phase = watch::Sender::new(Phase::Serving);
         let (stop, stopping) = watch::channel(false);
-        let workers = start_workers(config, &shared, &draining, &stopping)?;
+        let workers = start_workers(config, &shared, &phase, &stopping)?;
         let source = Arc::new(Source {
             shared: shared.clone(),
             metrics: reporter.metrics.clone(),
@@ -100,8 +101,8 @@ pub fn run(config: &Config) -> anyhow::Result<()> {
             _ = terminate.recv() => {}
             _ = interrupt.recv() => {}
         }
-        tracing::info!(grace = ?config.drain_grace, open = shared.live.count(), "stopping: no new inbound connections; what is open may finish");
-        drain.send_replace(true);
+        tracing::info!(grace = ?config.drain_grace, open = shared.live.count(), "stopping: no new inbound connections; what is open may finish, and outbound works until then");
+        phase.send_replace(Phase::Draining);
         tokio::select! {
             () = shared.live.emptied() => {}
             () = tokio::time::sleep(config.drain_grace) => {}
@@ -109,9 +110,7 @@ pub fn run(config: &Config) -> anyhow::Result<()> {
             _ = terminate.recv() => {}
             _ = interrupt.recv() => {}
         }
-        for live in shared.live.connections() {
-            live.cut.throw(CutReason::Drained);
-        }
+        leave(&shared, &phase).await;
         stop.send_replace(true);
         for worker in workers {
             worker.join().map_err(|_| anyhow::anyhow!("a data path thread panicked"))??;
@@ -121,6 +120,28 @@ pub fn run(config: &Config) -> anyhow::Result<()> {
         }
         anyhow::Ok(())
     })
+}
+
+/// How long the last words may take: resets, what is still on its way through tunnels, and their ends.
+const LAST_WORDS: Duration = Duration::from_secs(1);
+
+/// Cuts what is still open, and waits until both its ends have been told. A data path thread that just ended would leave them with
+/// what looks like an orderly end, and what was sent last on a pooled tunnel with nobody to send it.
+async fn leave(shared: &Shared, phase: &watch::Sender<Phase>) {
+    phase.send_replace(Phase::Leaving);
+    let told = async {
+        loop {
+            for live in shared.live.connections() {
+                live.cut.throw(CutReason::Drained);
+            }
+            // Again, for what was being opened.
+            if tokio::time::timeout(LAST_WORDS / 10, shared.live.emptied()).await.is_ok() {
+                return shared.live.closed().await;
+            }
+        }
+    };
+    // A peer that takes nothing is not waited for.
+    drop(tokio::time::timeout(LAST_WORDS, told).await);
 }
 
 /// In a pod, what injection declared in the environment; elsewhere nothing.
@@ -192,7 +213,7 @@ type Worker = thread::JoinHandle<anyhow::Result<()>>;
 fn start_workers(
     config: &Config,
     shared: &Arc<Shared>,
-    draining: &watch::Receiver<bool>,
+    phase: &watch::Sender<Phase>,
     stopping: &watch::Receiver<bool>,
 ) -> anyhow::Result<Vec<Worker>> {
     let mut workers = Vec::new();
@@ -202,14 +223,14 @@ fn start_workers(
             let listener = unless_no_ipv6(address, socket::listen(address)).with_context(|| format!("{purpose:?}"))?;
             listeners.extend(listener.map(|listener| (purpose, listener)));
         }
-        let (shared, draining, mut stopping) = (shared.clone(), draining.clone(), stopping.clone());
+        let (shared, phase, mut stopping) = (shared.clone(), phase.subscribe(), stopping.clone());
         let body = move || -> anyhow::Result<()> {
             let runtime = Builder::new_current_thread().enable_all().build_local(LocalOptions::default())?;
             let stop = async move {
                 // A sender that is gone means that the process is ending.
                 drop(stopping.wait_for(|stop| *stop).await);
             };
-            runtime.block_on(Path::run(shared, listeners, draining, stop)).context("data path")
+            runtime.block_on(Path::run(shared, listeners, phase, stop)).context("data path")
         };
         workers.push(thread::Builder::new().name(format!("path-{number}")).spawn(body)?);
     }

@@ -262,16 +262,21 @@ fn f13_f22_the_sidecars_closed_ports_are_not_reached_from_outside() {
     });
 }
 
-/// A TCP segment without payload over IPv4, from port 41000 of the other machine to port 8080 of this one.
-fn segment(sequence: u32, acknowledge: u32, flags: u8) -> Vec<u8> {
+/// A TCP segment without payload, from port 41000 of the other machine to port 8080 of this one, at their addresses of a family:
+/// 0 is IPv4, 1 is IPv6.
+fn segment(family: usize, sequence: u32, acknowledge: u32, flags: u8) -> Vec<u8> {
     let mut tcp = Vec::new();
     tcp.extend(41000u16.to_be_bytes());
     tcp.extend(8080u16.to_be_bytes());
     tcp.extend(sequence.to_be_bytes());
     tcp.extend(acknowledge.to_be_bytes());
     tcp.extend([5 << 4, flags, 0xff, 0xff, 0, 0, 0, 0]);
-    let address = |text: &str| text.parse::<std::net::Ipv4Addr>().expect("address").octets();
-    let pseudo = [address(THERE[0]), address(HERE[0]), [0, 6, 0, 20]].concat();
+    let address = |text: &str| match text.parse::<IpAddr>().expect("address") {
+        IpAddr::V4(v4) => v4.octets().to_vec(),
+        IpAddr::V6(v6) => v6.octets().to_vec(),
+    };
+    // Protocol and length: in IPv6 each takes more room, with zeros, which change no sum.
+    let pseudo = [address(THERE[family]), address(HERE[family]), vec![0, 6, 0, 20]].concat();
     let words = |bytes: &[u8]| bytes.chunks(2).map(|w| u32::from(w[0]) << 8 | u32::from(w[1])).sum::<u32>();
     let sum = words(&pseudo) + words(&tcp);
     let sum = (sum & 0xffff) + (sum >> 16);
@@ -280,17 +285,19 @@ fn segment(sequence: u32, acknowledge: u32, flags: u8) -> Vec<u8> {
 }
 
 /// Whether the application's port answers these segments with SYN and ACK.
-fn answers(raw: &socket2::Socket, segments: &[Vec<u8>]) -> bool {
+fn answers(raw: &socket2::Socket, family: usize, segments: &[Vec<u8>]) -> bool {
     for segment in segments {
-        raw.send_to(segment, &at(HERE[0], 0).into()).expect("send");
+        raw.send_to(segment, &at(HERE[family], 0).into()).expect("send");
     }
+    // A raw socket gives the header of IPv4 too, and of IPv6 not.
+    let tcp = [20, 0][family];
     raw.set_read_timeout(Some(NO_ANSWER)).expect("timeout");
     let mut packet = [0; 256];
     loop {
         match std::io::Read::read(&mut &*raw, &mut packet) {
-            // IPv4 header of 20 bytes, then ports, and the flags at 13.
-            Ok(length) if length >= 40 => {
-                if packet[20..24] == [0x1f, 0x90, 0xa0, 0x28] && packet[33] & 0x12 == 0x12 {
+            // Ports, and the flags at 13.
+            Ok(length) if length >= tcp + 20 => {
+                if packet[tcp..tcp + 4] == [0x1f, 0x90, 0xa0, 0x28] && packet[tcp + 13] & 0x12 == 0x12 {
                     return true;
                 }
             }
@@ -305,24 +312,32 @@ fn answers(raw: &socket2::Socket, segments: &[Vec<u8>]) -> bool {
 fn f22_a_forged_open_connection_does_not_lead_past_the_redirect() {
     const SYN: u8 = 0x02;
     const ACK: u8 = 0x10;
-    with_world(|world| {
-        let raw = world.there(|| {
+    for (family, domain) in [(0, socket2::Domain::IPV4), (1, socket2::Domain::IPV6)] {
+        with_world(|world| {
             let kind = socket2::Type::RAW;
-            socket2::Socket::new(socket2::Domain::IPV4, kind, Some(socket2::Protocol::TCP)).expect("raw socket")
+            let raw =
+                world.there(|| socket2::Socket::new(domain, kind, Some(socket2::Protocol::TCP)).expect("raw socket"));
+            let _application = world.here(|| listen(HERE[family], 8080));
+            let open = [segment(family, 1, 0, SYN)];
+            assert!(answers(&raw, family, &open), "the forgery itself must work where nothing is captured");
+            // The workload's refusal of the forged packet would tell conntrack better; an attacker can win that race.
+            sh(&format!(
+                "ip netns exec {} nft 'add table inet late; \
+                 add chain inet late out {{ type filter hook output priority -300; }}; \
+                 add rule inet late out tcp flags rst drop'",
+                world.here
+            ));
+            world.up(&Plan::default()).expect("up");
+            for all in ["ipv4", "ipv6"] {
+                sh(&format!("ip netns exec {} conntrack -F -f {all} 2>/dev/null || true", world.here));
+            }
+            let forged = [segment(family, 100_000, 1, ACK), segment(family, 200_000, 0, SYN)];
+            assert!(
+                !answers(&raw, family, &forged),
+                "the application answered a connection that was not redirected: {domain:?}"
+            );
         });
-        let _application = world.here(|| listen(HERE[0], 8080));
-        assert!(answers(&raw, &[segment(1, 0, SYN)]), "the forgery itself must work where nothing is captured");
-        // The workload's refusal of the forged packet would tell conntrack better; an attacker can win that race.
-        sh(&format!(
-            "ip netns exec {} nft 'add table ip late; add chain ip late out {{ type filter hook output priority -300; }}; \
-             add rule ip late out tcp flags rst drop'",
-            world.here
-        ));
-        world.up(&Plan::default()).expect("up");
-        sh(&format!("ip netns exec {} conntrack -F 2>/dev/null || true", world.here));
-        let forged = [segment(100_000, 1, ACK), segment(200_000, 0, SYN)];
-        assert!(!answers(&raw, &forged), "the application answered a connection that was not redirected");
-    });
+    }
 }
 
 #[test]

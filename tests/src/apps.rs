@@ -10,15 +10,17 @@ use std::{
         Arc,
         atomic::{AtomicBool, AtomicUsize, Ordering},
     },
+    thread::JoinHandle,
     time::{Duration, Instant},
 };
 
-/// A server on every address of a machine; stops accepting when dropped.
+/// A server on every address of a machine. Once dropped it accepts nothing, and its port is free.
 #[derive(Debug)]
 pub struct Server {
     stop: Arc<AtomicBool>,
     accepted: Arc<AtomicUsize>,
-    wake: (Namespace, u16),
+    listener: TcpListener,
+    accepting: Option<JoinHandle<()>>,
 }
 
 impl Server {
@@ -29,8 +31,9 @@ impl Server {
         let stop = Arc::new(AtomicBool::new(false));
         let accepted = Arc::new(AtomicUsize::new(0));
         let (stopped, count, serve) = (Arc::clone(&stop), Arc::clone(&accepted), Arc::new(serve));
-        std::thread::spawn(move || {
-            for stream in listener.incoming() {
+        let waiting = listener.try_clone().expect("a second handle of the listener");
+        let accepting = std::thread::spawn(move || {
+            for stream in waiting.incoming() {
                 if stopped.load(Ordering::Relaxed) {
                     break;
                 }
@@ -40,7 +43,7 @@ impl Server {
                 std::thread::Builder::new().stack_size(256 * 1024).spawn(move || serve(stream)).expect("a thread");
             }
         });
-        Self { stop, accepted, wake: (machine.clone(), port) }
+        Self { stop, accepted, listener, accepting: Some(accepting) }
     }
 
     /// Gives back what it gets, and ends when the caller has ended.
@@ -91,10 +94,10 @@ impl Server {
 impl Drop for Server {
     fn drop(&mut self) {
         self.stop.store(true, Ordering::Relaxed);
-        let (machine, port) = &self.wake;
-        // Whether it connects or not, nobody accepts after this.
-        let _ = machine
-            .enter(|| TcpStream::connect_timeout(&(machine.v4, *port).into(), Duration::from_millis(200)).map(drop));
+        // Wakes the accept; a listener that is shut down already needs no waking.
+        let _ = SockRef::from(&self.listener).shutdown(Shutdown::Both);
+        // A thread that panicked has printed why.
+        let _ = self.accepting.take().map(JoinHandle::join);
     }
 }
 

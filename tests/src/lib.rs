@@ -1,6 +1,7 @@
 //! Helpers of the tests that need more than one program. The network and the mesh come from `signet::demo`, so that demo and
 //! tests stand on the same ground; here are the applications on it, and certificates made by a tool that is not ours.
 pub mod apps;
+pub mod carried;
 pub mod cluster;
 pub mod oci;
 pub mod openssl;
@@ -10,8 +11,9 @@ pub mod workload;
 use signet::demo::{
     mesh::{Family, Join, Mesh, Options, Workload},
     process::wait_for,
+    world::Namespace,
 };
-use std::{path::PathBuf, time::Duration};
+use std::{net::IpAddr, path::PathBuf, process::Command, time::Duration};
 
 /// Long enough for anything that should happen at once, on a machine that does much else.
 pub const SOON: Duration = Duration::from_secs(10);
@@ -63,4 +65,33 @@ pub fn pair(mesh: &mut Mesh) -> (Workload, Workload) {
     let in_force = || orders.log().contains("rules=1").then_some(());
     wait_for("the rule is in force", SOON, in_force).expect("the operator reads it and the sidecar takes it");
     (checkout, orders)
+}
+
+/// The first line that a sidecar has said since `from` (bytes of its log) with these words, awaited.
+pub fn logged(workload: &Workload, from: usize, words: &str) -> String {
+    let line = || workload.log().get(from..)?.lines().find(|line| line.contains(words)).map(str::to_owned);
+    wait_for(&format!("{} says {words:?}", workload.name), SOON, line)
+        .unwrap_or_else(|e| panic!("{e}; it said:\n{}", workload.log().get(from..).unwrap_or_default()))
+}
+
+/// A machine with an address in each family outside the mesh's ranges, which these callers have a route to.
+pub fn beyond(mesh: &mut Mesh, callers: &[&Workload]) -> (Namespace, [IpAddr; 2]) {
+    let machine = mesh.world.machine("beyond").expect("a machine");
+    let addresses = ["192.0.2.10", "2001:db8::10"].map(|address| address.parse::<IpAddr>().expect("an address"));
+    for address in addresses {
+        // Usable at once: nobody else has it.
+        let (host, at_once) =
+            if address.is_ipv4() { (format!("{address}/32"), None) } else { (format!("{address}/128"), Some("nodad")) };
+        let run = |space: &Namespace, what: &str| {
+            let mut command = Command::new("ip");
+            command.args([what, "add", &host, "dev", "eth0"]).args(at_once.filter(|_| what == "address"));
+            let out = space.output(command).expect("ip runs");
+            assert!(out.status.success(), "ip {what} add {host}: {}", String::from_utf8_lossy(&out.stderr));
+        };
+        run(&machine, "address");
+        for caller in callers {
+            run(&caller.machine, "route");
+        }
+    }
+    (machine, addresses)
 }

@@ -1,5 +1,5 @@
 //! Tests named after `F` ids: what others got wrong and needs more than one program to see. The rest of the list is tested in
-//! the crate that it concerns, F17 and F1 in `tunnel_with_outside_peers`, F22, F34 and F39 in `faults`, F38 in `rotation`.
+//! the crate that it concerns, F17 and F1 in `tunnel_with_outside_peers`, F22 and F34 in `faults`, F39 in `stopping`, F38 in `rotation`.
 #![allow(clippy::unwrap_used, reason = "a test ends where something is not as it must be")]
 use signet::demo::{
     mesh::{Join, Mesh, Workload},
@@ -8,8 +8,8 @@ use signet::demo::{
 };
 use signet_tests::{
     SOON,
-    apps::{Server, call, echoed, reaches},
-    mesh, mesh_with,
+    apps::{End, Server, call, echoed, end_of, is_reset, reaches},
+    join, logged, mesh, mesh_with,
     openssl::{Leaf, Pair, Workshop},
     outside, pair,
 };
@@ -205,11 +205,58 @@ fn f14_metrics_show_counts_and_nothing_of_a_peers_bytes_and_no_profile_is_served
             .unwrap();
         let _ = tls.read(&mut [0; 512]).await;
     });
+    for (machine, port) in [(&orders.machine, 15020), (&orders.machine, 15021)].into_iter().chain(hub_ports(&mesh)) {
+        for page in ["/debug/pprof", "/debug/pprof/", "/debug/pprof/profile", "/debug/pprof/heap"] {
+            let answer = machine.enter(|| http_here(port, "GET", page)).unwrap();
+            assert!(answer.starts_with("HTTP/1.1 404"), "{page} on {port}: {answer}");
+        }
+    }
     let metrics = http(&outside, orders.machine.v4, 15021, "GET", "/metrics");
     assert!(metrics.starts_with("HTTP/1.1 200") && metrics.contains("signet_"), "{metrics}");
     for bytes in ["SHOUTING", "LOUD-UID", "PEERBYTES"] {
         assert!(!metrics.contains(bytes), "{metrics}");
     }
+}
+
+/// Where CA and operator answer plain HTTP.
+fn hub_ports(mesh: &Mesh) -> [(&Namespace, u16); 2] {
+    [(mesh.world.hub(), 15022), (mesh.world.hub(), 15023)]
+}
+
+#[test]
+fn connections_above_the_limit_are_reset_and_counted_and_those_below_it_go_on() {
+    let mut mesh = mesh();
+    let orders = join(&mut mesh, "orders", &[("http", 8080)]);
+    // The caller's sidecar alone.
+    mesh.options.sidecar = "[limits]\nconnections = 4\n".into();
+    let checkout = join(&mut mesh, "checkout", &[]);
+    mesh.allow("shop", "orders", &[8080], &["checkout"]).unwrap();
+    let server = Server::echo(&orders.machine, 8080);
+    let refused = r#"signet_sidecar_limit_refusals_total{limit="connections"}"#;
+    // The rule may not be in force yet, and a call that was refused may not have given its place back.
+    let one_more = |address| {
+        let open = || {
+            let mut stream = call(&checkout.machine, address, 8080).ok()?;
+            echoed(&mut stream, b"below").is_ok().then_some(stream)
+        };
+        wait_for("a place", SOON, open).unwrap()
+    };
+    let mut open: Vec<TcpStream> = orders.machine.addresses().into_iter().cycle().take(4).map(one_more).collect();
+    let (before, held) = (checkout.metric(refused), server.accepted());
+    for address in orders.machine.addresses() {
+        match call(&checkout.machine, address, 8080) {
+            Ok(mut stream) => assert_eq!(end_of(&mut stream, SOON), End::Reset, "{address}"),
+            Err(e) => assert!(is_reset(&e), "{address}: {e}"),
+        }
+    }
+    assert_eq!(checkout.metric(refused), before + 2, "counted");
+    assert_eq!(server.accepted(), held, "nothing reached the application");
+    for stream in &mut open {
+        assert_eq!(echoed(stream, b"still").unwrap(), b"still");
+    }
+    // A place that is free again is given away again.
+    drop(open);
+    wait_for("there is room again", SOON, || reaches(&checkout.machine, orders.machine.v4, 8080).ok()).unwrap();
 }
 
 #[test]
@@ -335,14 +382,22 @@ fn a_slow_an_oversized_and_a_silent_head_are_refused_within_their_limits() {
         slow.write_all(b"CONNECT ").await.unwrap();
         assert!(ended(slow).await, "a slow head is let go");
         let mut large = connect().await.unwrap();
-        let _ = large
-            .write_all(format!("CONNECT 10.77.0.1:8080 HTTP/1.1\r\nA: {}\r\n", "x".repeat(100_000)).as_bytes())
-            .await;
+        // Whole, so that its size alone is wrong; refused before its last byte.
+        let head = format!("CONNECT 10.77.0.1:8080 HTTP/1.1\r\nA: {}\r\n\r\n", "x".repeat(100_000));
+        let _ = large.write_all(head.as_bytes()).await;
         assert!(ended(large).await, "a head of 100 kB is refused");
     });
+    for reason in ["head_timeout", "head_too_large"] {
+        logged(&orders, 0, &format!(" inbound refused reason={reason} "));
+        let counted = format!(
+            "signet_sidecar_connections_total{{direction=\"inbound\",outcome=\"refused\",reason=\"{reason}\"}}"
+        );
+        let count = orders.metric(&counted);
+        assert_eq!(count, if reason == "head_timeout" { 2 } else { 1 }, "{reason} is counted");
+    }
     // A peer that never begins its handshake.
     let mut dumb = call(&outside, orders.machine.v4, 15008).unwrap();
-    assert_ne!(signet_tests::apps::end_of(&mut dumb, SOON), signet_tests::apps::End::Open);
+    assert_ne!(end_of(&mut dumb, SOON), End::Open);
     reaches(&checkout.machine, orders.machine.v4, 8080).unwrap();
 }
 
@@ -451,7 +506,7 @@ fn cpu_ticks(program: &Process) -> u64 {
 }
 
 #[test]
-fn f22_a_raw_socket_is_not_captured_and_reaches_nothing_but_the_tunnel_or_the_redirect() {
+fn f22_a_caller_outside_the_mesh_reaches_the_redirect_and_no_application() {
     // A caller outside the mesh, in plaintext: it lands on 15006 and has no identity.
     let mut mesh = mesh();
     let (_checkout, orders, server) = stage(&mut mesh);

@@ -7,7 +7,7 @@ use signet::demo::{
 use signet_tests::{
     SOON,
     apps::{End, Server, call, echoed, end_of, is_reset, reaches},
-    mesh_with, pair,
+    logged, mesh_with, pair,
 };
 use std::{
     collections::BTreeSet,
@@ -86,7 +86,7 @@ fn a_hundred_renewals_under_traffic_fail_no_request_and_one_connection_outlives_
 
     // The same connection is cut when its rule goes.
     mesh.allow("shop", "orders", &[8080], &["somebody-else"]).unwrap();
-    assert_ne!(end_of(&mut open, Duration::from_secs(5)), End::Open, "still open though no rule admits it");
+    assert_eq!(end_of(&mut open, Duration::from_secs(5)), End::Reset, "no rule admits it");
     for (side, workload) in [("called", &orders), ("caller's", &checkout)] {
         let why = || workload.log().contains("reason=cut_rule_gone").then_some(());
         wait_for(&format!("the {side} side says why"), SOON, why).unwrap();
@@ -126,7 +126,7 @@ fn f38_open_connections_are_cut_within_five_seconds_when_their_rule_goes_and_oth
     let text = signet::demo::mesh::rule("shop", "orders", &[8080], &["checkout"]);
     let nobody = signet::demo::mesh::rule("shop", "orders", &[9090], &[]).replace("orders-callers", "nobody");
     mesh.write("rule-shop-orders.yaml", &format!("{text}---\n{nobody}")).unwrap();
-    assert_ne!(end_of(&mut lost, Duration::from_secs(5)), End::Open);
+    assert_eq!(end_of(&mut lost, Duration::from_secs(5)), End::Reset);
     let took = Instant::now().duration_since(edited);
     assert!(took < Duration::from_secs(5), "{took:?}");
     assert_eq!(echoed(&mut kept, b"still").unwrap(), b"still");
@@ -141,19 +141,31 @@ fn a_ca_that_was_away_for_longer_than_a_leaf_lives_is_taken_back_by_everyone_by_
     let _server = Server::echo(&orders.machine, 8080);
     wait_for("the rule is in force", SOON, || reaches(&checkout.machine, orders.machine.v4, 8080).ok()).unwrap();
     mesh.ca.take().unwrap().kill();
-    let failed = wait_for("new connections fail when the leaf has ended", LEAF * 5, || {
-        reaches(&checkout.machine, orders.machine.v4, 8080).is_err().then_some(())
-    });
-    failed.unwrap();
-    let names_ca = || {
-        checkout.log().lines().any(|l| l.contains("CA") && (l.contains("ended") || l.contains("expired"))).then_some(())
+    // Whichever leaf ends first, in the end the caller's own has.
+    let refused = || {
+        let failed = reaches(&checkout.machine, orders.machine.v4, 8080).is_err();
+        let log = checkout.log();
+        let line = log.lines().find(|line| line.contains(" outbound refused reason=svid_expired "))?;
+        failed.then(|| line.to_owned())
     };
-    wait_for("the reason names the CA", SOON, names_ca).unwrap();
+    let line = wait_for("new connections fail when the leaf has ended", LEAF * 5, refused).unwrap();
+    assert!(line.contains("the CA has not renewed it"), "the reason names the CA: {line}");
+    // The operator has no certificate for its streams any more either.
+    let connected = |workload: &Workload| workload.metric("signet_sidecar_operator_connected") == 1;
     mesh.start_ca().unwrap();
     wait_for("everything is back", Duration::from_secs(90), || {
         reaches(&checkout.machine, orders.machine.v4, 8080).ok()
     })
     .unwrap();
+    wait_for("both are connected to the operator", Duration::from_secs(90), || {
+        [&checkout, &orders].into_iter().all(connected).then_some(())
+    })
+    .unwrap();
+    // And what the operator says is heard again.
+    mesh.allow("shop", "orders", &[8080], &["somebody-else"]).unwrap();
+    wait_for("a rule of after the return", SOON * 3, || reaches(&checkout.machine, orders.machine.v4, 8080).err())
+        .unwrap();
+    logged(&checkout, 0, " outbound refused reason=no_rule_matched ");
 }
 
 #[test]

@@ -1,14 +1,18 @@
 //! What applications get from a connection through the mesh: the bytes, the ends and the waits of a direct one.
 #![allow(clippy::unwrap_used, reason = "a test ends where something is not as it must be")]
-use signet::demo::{mesh::service_document, process::wait_for, wire};
+use signet::demo::{
+    mesh::{Family, Workload, service_document},
+    process::wait_for,
+    wire,
+};
 use signet_tests::{
     FAMILIES, SOON,
-    apps::{End, Server, call, echoed, end_of, is_reset, reaches, receive, reset, send_noise},
-    join, mesh, mesh_with, pair,
+    apps::{End, Server, call, echoed, end_of, is_reset, reaches},
+    carried, join, logged, mesh, mesh_with, pair,
 };
 use std::{
     io::{Read as _, Write as _},
-    net::{IpAddr, Ipv4Addr, Shutdown, TcpStream},
+    net::{IpAddr, Shutdown, TcpStream},
     sync::{Arc, Barrier, mpsc},
     time::{Duration, Instant},
 };
@@ -19,24 +23,7 @@ const MB: usize = 1_000_000;
 fn two_hundred_megabytes_each_way_at_once_arrive_unchanged() {
     let mut mesh = mesh();
     let (checkout, orders) = pair(&mut mesh);
-    let (tell, hear) = mpsc::channel();
-    let _server = Server::start(&orders.machine, 8080, move |stream| {
-        let back = stream.try_clone().unwrap();
-        let sender = std::thread::spawn(move || send_noise(&back, 2, 200 * MB).unwrap());
-        let received = receive(&stream).unwrap();
-        tell.send((received, sender.join().unwrap())).unwrap();
-    });
-    for family in FAMILIES {
-        let stream = call(&checkout.machine, orders.address(family), 8080).unwrap();
-        let there = stream.try_clone().unwrap();
-        let sender = std::thread::spawn(move || send_noise(&there, 1, 200 * MB).unwrap());
-        let (count, hash) = receive(&stream).unwrap();
-        let sent = sender.join().unwrap();
-        let ((count_there, hash_there), sent_back) = hear.recv_timeout(SOON).unwrap();
-        assert_eq!((count, count_there), (200 * MB, 200 * MB), "{family:?}");
-        assert_eq!(hash, sent_back, "{family:?}: what the client received");
-        assert_eq!(hash_there, sent, "{family:?}: what the server received");
-    }
+    carried::bulk_both_ways_at_once(&checkout, &orders, 200 * MB);
 }
 
 #[test]
@@ -46,7 +33,7 @@ fn a_thousand_connections_are_open_at_once_and_all_work() {
     let _server = Server::echo(&orders.machine, 8080);
     let mut open: Vec<TcpStream> = Vec::new();
     for n in 0..1000_u32 {
-        let mut stream = call(&checkout.machine, orders.machine.v4, 8080).unwrap();
+        let mut stream = call(&checkout.machine, orders.address(FAMILIES[n as usize % 2]), 8080).unwrap();
         assert_eq!(
             echoed(&mut stream, &n.to_be_bytes()).unwrap(),
             n.to_be_bytes(),
@@ -67,8 +54,8 @@ fn a_thousand_connections_are_opened_in_the_same_moment() {
     let _server = Server::echo(&orders.machine, 8080);
     let go = Arc::new(Barrier::new(1000));
     let callers: Vec<_> = (0..1000)
-        .map(|_| {
-            let (machine, to, go) = (checkout.machine.clone(), orders.machine.v4, Arc::clone(&go));
+        .map(|n| {
+            let (machine, to, go) = (checkout.machine.clone(), orders.address(FAMILIES[n % 2]), Arc::clone(&go));
             let caller = move || {
                 go.wait();
                 reaches(&machine, to, 8080)
@@ -117,81 +104,37 @@ fn forty_thousand_short_connections_in_a_row_do_not_run_out_of_ports() {
 fn half_close_arrives_as_half_close_in_both_directions() {
     let mut mesh = mesh();
     let (checkout, orders) = pair(&mut mesh);
-    // The server reads to the end before it says its first word.
-    let late = Server::start(&orders.machine, 8080, |mut stream| {
-        let mut all = String::new();
-        stream.read_to_string(&mut all).unwrap();
-        let _ = stream.write_all(format!("you said: {all}").as_bytes());
-    });
-    for family in FAMILIES {
-        let mut stream = call(&checkout.machine, orders.address(family), 8080).unwrap();
-        stream.write_all(b"all I have").unwrap();
-        stream.shutdown(Shutdown::Write).unwrap();
-        let mut answer = String::new();
-        stream.read_to_string(&mut answer).unwrap();
-        assert_eq!(answer, "you said: all I have", "{family:?}");
-    }
-    drop(late);
-    // The server ends its direction first, and goes on listening.
-    let (tell, hear) = mpsc::channel();
-    let _early = Server::start(&orders.machine, 8080, move |mut stream| {
-        stream.shutdown(Shutdown::Write).unwrap();
-        let mut all = String::new();
-        stream.read_to_string(&mut all).unwrap();
-        tell.send(all).unwrap();
-    });
-    let mut stream = call(&checkout.machine, orders.machine.v4, 8080).unwrap();
-    assert_eq!(stream.read(&mut [0; 1]).unwrap(), 0, "the server's end arrives though the client has not ended");
-    stream.write_all(b"after your end").unwrap();
-    stream.shutdown(Shutdown::Write).unwrap();
-    assert_eq!(hear.recv_timeout(SOON).unwrap(), "after your end");
+    carried::half_close_in_both_directions(&checkout, &orders);
 }
 
 #[test]
 fn a_reset_by_the_client_arrives_at_the_server_as_a_reset() {
     let mut mesh = mesh();
     let (checkout, orders) = pair(&mut mesh);
-    let (tell, hear) = mpsc::channel();
-    let _server = Server::start(&orders.machine, 8080, move |mut stream| {
-        let _ = stream.read(&mut [0; 4]);
-        let _ = stream.write_all(b"pong");
-        tell.send(end_of(&mut stream, SOON)).unwrap();
-    });
-    for family in FAMILIES {
-        let mut stream = call(&checkout.machine, orders.address(family), 8080).unwrap();
-        echoed(&mut stream, b"ping").unwrap();
-        reset(stream);
-        assert_eq!(hear.recv_timeout(SOON * 2).unwrap(), End::Reset, "{family:?}");
-    }
+    carried::a_reset_by_the_client(&checkout, &orders);
 }
 
 #[test]
 fn a_reset_by_the_server_arrives_at_the_client_as_a_reset() {
     let mut mesh = mesh();
     let (checkout, orders) = pair(&mut mesh);
-    let _server = Server::start(&orders.machine, 8080, |mut stream| {
-        let _ = stream.read(&mut [0; 4]);
-        let _ = stream.write_all(b"pong");
-        let _ = stream.read(&mut [0; 1]);
-        reset(stream);
-    });
-    for family in FAMILIES {
-        let mut stream = call(&checkout.machine, orders.address(family), 8080).unwrap();
-        echoed(&mut stream, b"ping").unwrap();
-        stream.write_all(b"!").unwrap();
-        assert_eq!(end_of(&mut stream, SOON), End::Reset, "{family:?}");
-    }
+    carried::a_reset_by_the_server(&checkout, &orders);
 }
 
 #[test]
-fn a_port_that_nobody_listens_on_resets_the_caller() {
+fn a_port_that_nobody_listens_on_resets_the_caller_and_both_sides_say_why() {
     let mut mesh = mesh();
     let (checkout, orders) = pair(&mut mesh);
-    let mut stream = match call(&checkout.machine, orders.machine.v4, 8080) {
-        Ok(stream) => stream,
-        Err(e) => return assert!(is_reset(&e), "{e}"),
-    };
-    assert_eq!(end_of(&mut stream, SOON), End::Reset);
+    for family in FAMILIES {
+        let (here, there) = (checkout.log().len(), orders.log().len());
+        match call(&checkout.machine, orders.address(family), 8080) {
+            Ok(mut stream) => assert_eq!(end_of(&mut stream, SOON), End::Reset, "{family:?}"),
+            Err(e) => assert!(is_reset(&e), "{family:?}: {e}"),
+        }
+        logged(&orders, there, " inbound refused reason=application_unreachable ");
+        let line = logged(&checkout, here, " outbound refused reason=peer_answered ");
+        assert!(line.contains("503"), "{line}");
+    }
 }
 
 #[test]
@@ -200,22 +143,24 @@ fn a_server_that_speaks_first_is_heard_without_added_wait() {
     let (checkout, orders) = pair(&mut mesh);
     let _server = Server::banner(&orders.machine, 8080, "220 hello\r\n");
     // The first connection also opens the tunnel; the ones after it show the way itself.
-    let mut waits: Vec<Duration> = (0..20)
-        .map(|_| {
-            let start = Instant::now();
-            let mut stream = call(&checkout.machine, orders.machine.v4, 8080).unwrap();
-            let mut heard = [0; 11];
-            stream.read_exact(&mut heard).unwrap();
-            assert_eq!(&heard, b"220 hello\r\n");
-            Instant::now().duration_since(start)
-        })
-        .collect();
-    waits.sort();
-    assert!(
-        waits[10] < Duration::from_millis(100),
-        "the median of 20 waits is {:?}: somebody waits for the client's words",
-        waits[10]
-    );
+    for family in FAMILIES {
+        let mut waits: Vec<Duration> = (0..20)
+            .map(|_| {
+                let start = Instant::now();
+                let mut stream = call(&checkout.machine, orders.address(family), 8080).unwrap();
+                let mut heard = [0; 11];
+                stream.read_exact(&mut heard).unwrap();
+                assert_eq!(&heard, b"220 hello\r\n");
+                Instant::now().duration_since(start)
+            })
+            .collect();
+        waits.sort();
+        assert!(
+            waits[10] < Duration::from_millis(100),
+            "{family:?}: the median of 20 waits is {:?}: somebody waits for the client's words",
+            waits[10]
+        );
+    }
 }
 
 #[test]
@@ -238,14 +183,16 @@ fn a_reader_that_does_not_read_costs_bounded_memory_and_does_not_stop_its_neighb
             sent.fetch_add(noise.len(), std::sync::atomic::Ordering::Relaxed);
         }
     });
-    reaches_ping(&checkout, &orders);
+    for family in FAMILIES {
+        reaches_ping(&checkout, &orders, family);
+    }
     // The neighbours share the pool: with tunnels of their own there would be nothing to stop.
-    let pooled = || checkout.log().contains("framing=pooled").then_some(());
-    wait_for("the ping is logged", SOON, pooled).unwrap();
+    let pooled = || (checkout.log().matches("framing=pooled").count() == FAMILIES.len()).then_some(());
+    wait_for("the pings are logged", SOON, pooled).unwrap();
     let before = resident(&checkout) + resident(&orders);
     let deaf: Vec<TcpStream> = (0..8)
-        .map(|_| {
-            let mut stream = call(&checkout.machine, orders.machine.v4, 8080).unwrap();
+        .map(|n| {
+            let mut stream = call(&checkout.machine, orders.address(FAMILIES[n % 2]), 8080).unwrap();
             stream.write_all(b"flow").unwrap();
             stream
         })
@@ -262,9 +209,9 @@ fn a_reader_that_does_not_read_costs_bounded_memory_and_does_not_stop_its_neighb
     .unwrap();
     let grown = (resident(&checkout) + resident(&orders)).saturating_sub(before);
     assert!(grown < 64 * 1024, "8 connections that nobody reads cost {grown} KiB");
-    for _ in 0..20 {
+    for n in 0..20 {
         let start = Instant::now();
-        reaches_ping(&checkout, &orders);
+        reaches_ping(&checkout, &orders, FAMILIES[n % 2]);
         let took = Instant::now().duration_since(start);
         assert!(took < Duration::from_secs(2), "a neighbour waited {took:?}");
     }
@@ -281,12 +228,12 @@ fn a_reader_that_does_not_read_costs_bounded_memory_and_does_not_stop_its_neighb
     drop(deaf);
 }
 
-fn reaches_ping(checkout: &signet::demo::mesh::Workload, orders: &signet::demo::mesh::Workload) {
-    let mut stream = call(&checkout.machine, orders.machine.v4, 8080).unwrap();
+fn reaches_ping(checkout: &Workload, orders: &Workload, family: Family) {
+    let mut stream = call(&checkout.machine, orders.address(family), 8080).unwrap();
     assert_eq!(echoed(&mut stream, b"ping").unwrap(), b"ping");
 }
 
-fn resident(workload: &signet::demo::mesh::Workload) -> u64 {
+fn resident(workload: &Workload) -> u64 {
     workload.sidecar.as_ref().unwrap().resident_kib().unwrap()
 }
 
@@ -294,21 +241,23 @@ fn resident(workload: &signet::demo::mesh::Workload) -> u64 {
 fn a_workload_calls_itself_by_its_own_and_by_its_service_address() {
     let mut mesh = mesh();
     let (checkout, orders) = pair(&mut mesh);
-    let service = IpAddr::from(Ipv4Addr::new(10, 77, 0, 200));
-    mesh.write("service-orders.yaml", &service_document("shop", "orders", &[service], &[(80, 8080)])).unwrap();
+    let services = ["10.77.0.200", "fd77::200"].map(|address| address.parse::<IpAddr>().unwrap());
+    mesh.write("service-orders.yaml", &service_document("shop", "orders", &services, &[(80, 8080)])).unwrap();
     let _server = Server::echo(&orders.machine, 8080);
     // No rule admits orders to itself: a workload may always call itself.
     for own in orders.machine.addresses() {
         reaches(&orders.machine, own, 8080).unwrap();
     }
-    wait_for("orders reaches itself by its Service", SOON, || reaches(&orders.machine, service, 80).ok()).unwrap();
-    reaches(&checkout.machine, service, 80).unwrap();
+    for service in services {
+        wait_for("orders reaches itself by its Service", SOON, || reaches(&orders.machine, service, 80).ok()).unwrap();
+        reaches(&checkout.machine, service, 80).unwrap();
+    }
 }
 
 #[test]
 fn several_workloads_behind_one_service_all_get_connections_and_a_dead_one_costs_none() {
     let mut mesh = mesh();
-    let service = IpAddr::from(Ipv4Addr::new(10, 77, 0, 201));
+    let services = ["10.77.0.201", "fd77::201"].map(|address| address.parse::<IpAddr>().unwrap());
     let one = join(&mut mesh, "one", &[("http", 8080)]);
     let two = join(&mut mesh, "two", &[("http", 8080)]);
     let checkout = join(&mut mesh, "checkout", &[]);
@@ -317,18 +266,22 @@ fn several_workloads_behind_one_service_all_get_connections_and_a_dead_one_costs
         let text = std::fs::read_to_string(&file).unwrap().replace(&format!("app: {workload}"), "app: both");
         mesh.write(&format!("workload-shop-{workload}.yaml"), &text).unwrap();
     }
-    mesh.write("service-both.yaml", &service_document("shop", "both", &[service], &[(80, 8080)])).unwrap();
+    mesh.write("service-both.yaml", &service_document("shop", "both", &services, &[(80, 8080)])).unwrap();
     mesh.allow("shop", "both", &[8080], &["checkout"]).unwrap();
     let (first, second) = (Server::echo(&one.machine, 8080), Server::echo(&two.machine, 8080));
-    wait_for("the Service is reached", SOON, || reaches(&checkout.machine, service, 80).ok()).unwrap();
-    for _ in 0..100 {
-        reaches(&checkout.machine, service, 80).unwrap();
+    for service in services {
+        let before = (first.accepted(), second.accepted());
+        wait_for("the Service is reached", SOON, || reaches(&checkout.machine, service, 80).ok()).unwrap();
+        for _ in 0..100 {
+            reaches(&checkout.machine, service, 80).unwrap();
+        }
+        let (one, two) = (first.accepted() - before.0, second.accepted() - before.1);
+        assert!(one > 10 && two > 10, "{service}: {one} and {two}");
     }
-    assert!(first.accepted() > 10 && second.accepted() > 10, "{} and {}", first.accepted(), second.accepted());
     // One machine is gone from the network: connects are tried again on the other.
     one.machine.plugged(false).unwrap();
-    for _ in 0..5 {
-        reaches(&checkout.machine, service, 80).unwrap();
+    for n in 0..6 {
+        reaches(&checkout.machine, services[n % 2], 80).unwrap();
     }
 }
 
@@ -351,6 +304,26 @@ fn a_capture_of_the_wire_holds_none_of_the_words() {
     // The address that was called and the identities are inside TLS 1.3 as well.
     assert_eq!(wire::occurrences(&segments, "CONNECT"), 0);
     assert_eq!(wire::occurrences(&segments, "spiffe://"), 0);
+}
+
+#[test]
+fn a_mesh_whose_ca_and_operator_have_ipv6_addresses_alone_for_their_callers_carries_both_families_and_renews() {
+    let mut mesh = mesh_with(|options| {
+        options.control = Family::V6;
+        options.leaf_lifetime = Some(Duration::from_secs(4));
+    });
+    let (checkout, orders) = pair(&mut mesh);
+    let _server = Server::echo(&orders.machine, 8080);
+    let configuration = std::fs::read_to_string(checkout.dir.join("sidecar.toml")).unwrap();
+    assert!(configuration.contains("[fd77::fe]:15012") && !configuration.contains("10.77"), "{configuration}");
+    for family in FAMILIES {
+        reaches(&checkout.machine, orders.address(family), 8080).unwrap();
+    }
+    let first = orders.serial().unwrap();
+    wait_for("a new certificate", SOON, || (orders.serial().ok()? != first).then_some(())).unwrap();
+    // The operator is heard as well.
+    mesh.allow("shop", "orders", &[8080], &["somebody-else"]).unwrap();
+    wait_for("the new rule", SOON, || reaches(&checkout.machine, orders.machine.v6, 8080).err()).unwrap();
 }
 
 #[test]

@@ -2,18 +2,19 @@
 //! certificates are made by openssl below the mesh's root, good ones and ones with exactly one fault.
 #![allow(clippy::unwrap_used, reason = "a test ends where something is not as it must be")]
 use signet::demo::{
-    mesh::{Join, Mesh, TRUST_DOMAIN, Workload, workload_document},
+    mesh::{Family, Join, Mesh, TRUST_DOMAIN, Workload, workload_document},
     process::{Process, wait_for},
     world::Namespace,
 };
 use signet_tests::{
     FAMILIES, SOON,
-    apps::{End, Server, call, end_of, reaches},
-    join, mesh,
+    apps::{End, Server, call, end_of, is_reset},
+    join, logged, mesh, mesh_with,
     openssl::{EXPIRED, FUTURE, Leaf, Pair, UID_EXTENSION, Workshop},
 };
 use std::{
     io::Write as _,
+    net::SocketAddr,
     path::Path,
     process::{Command, Output, Stdio},
 };
@@ -29,13 +30,18 @@ fn workshop(mesh: &Mesh) -> Workshop {
     )
 }
 
-/// `curl --proxytunnel` through a sidecar's tunnel port, with a client certificate.
+/// `curl --proxytunnel` through a sidecar's tunnel port, with a client certificate, over IPv4.
 fn curl_through(from: &Namespace, orders: &Workload, pair: &Pair, url: &str) -> Output {
+    curl_over(Family::V4, from, orders, pair, url)
+}
+
+/// The same over either family.
+fn curl_over(family: Family, from: &Namespace, orders: &Workload, pair: &Pair, url: &str) -> Output {
     let mut command = Command::new("curl");
     command.args(["-sS", "--max-time", "10", "--proxytunnel", "--proxy-insecure", "--proxy-cert"]).arg(&pair.chain);
     command.arg("--proxy-key").arg(&pair.key).args([
         "--proxy",
-        &format!("https://{}:15008", orders.machine.v4),
+        &format!("https://{}", SocketAddr::new(orders.address(family), 15008)),
         "-v",
         url,
     ]);
@@ -48,7 +54,8 @@ fn text(output: &Output) -> String {
 
 /// Orders behind a sidecar, and a machine without one from which outside programs call.
 fn stage() -> (Mesh, Workload, Namespace, Workshop, Server) {
-    let mut mesh = mesh();
+    // Of CA and operator too both addresses are there to be called.
+    let mut mesh = mesh_with(|options| options.control = Family::V6);
     let orders = join(&mut mesh, "orders", &[("http", 8080)]);
     mesh.allow("shop", "orders", &[8080], &["outsider"]).unwrap();
     let outside = mesh.world.machine("outside").unwrap();
@@ -67,13 +74,10 @@ fn stage() -> (Mesh, Workload, Namespace, Workshop, Server) {
 fn curl_speaks_the_tunnel_over_both_families() {
     let (_mesh, orders, outside, shop, _server) = stage();
     let good = shop.leaf("good", &Leaf::good(CALLER, "outsider-1"));
-    for family in FAMILIES {
-        let target = match orders.address(family) {
-            std::net::IpAddr::V4(v4) => format!("http://{v4}:8080/"),
-            std::net::IpAddr::V6(v6) => format!("http://[{v6}]:8080/"),
-        };
-        let out = curl_through(&outside, &orders, &good, &target);
-        assert!(text(&out).contains("hello"), "{family:?}: {}", text(&out));
+    for (tunnel, target) in FAMILIES.into_iter().flat_map(|tunnel| FAMILIES.map(|target| (tunnel, target))) {
+        let url = format!("http://{}/", SocketAddr::new(orders.address(target), 8080));
+        let out = curl_over(tunnel, &outside, &orders, &good, &url);
+        assert!(text(&out).contains("hello"), "{target:?} over {tunnel:?}: {}", text(&out));
     }
 }
 
@@ -82,14 +86,17 @@ fn curl_learns_from_the_status_that_no_rule_admits_it() {
     let (_mesh, orders, outside, shop, server) = stage();
     let stranger = shop.leaf("stranger", &Leaf::good("spiffe://demo.signet.dev/ns/shop/sa/stranger", "stranger-1"));
     let before = server.accepted();
-    let out = curl_through(&outside, &orders, &stranger, &format!("http://{}:8080/", orders.machine.v4));
-    let said = text(&out);
-    assert!(!out.status.success(), "{said}");
-    assert!(
-        said.contains("403") && said.to_lowercase().contains("proxy-status") && said.contains("no_rule_matched"),
-        "{said}"
-    );
-    assert!(!said.contains("orders-callers"), "a refused peer learns no rule names: {said}");
+    for family in FAMILIES {
+        let url = format!("http://{}/", SocketAddr::new(orders.address(family), 8080));
+        let out = curl_over(family, &outside, &orders, &stranger, &url);
+        let said = text(&out);
+        assert!(!out.status.success(), "{said}");
+        assert!(
+            said.contains("403") && said.to_lowercase().contains("proxy-status") && said.contains("no_rule_matched"),
+            "{said}"
+        );
+        assert!(!said.contains("orders-callers"), "a refused peer learns no rule names: {said}");
+    }
     assert_eq!(server.accepted(), before, "nothing reached the application");
 }
 
@@ -122,12 +129,7 @@ fn a_target_that_is_not_this_workloads_own_port_is_refused() {
 fn f17_tls_1_2_is_refused_on_every_listener() {
     let (mesh, orders, outside, shop, _server) = stage();
     let good = shop.leaf("good", &Leaf::good(CALLER, "outsider-1"));
-    let hub = mesh.world.hub().v4;
-    for (what, address) in [
-        ("tunnel", format!("{}:15008", orders.machine.v4)),
-        ("CA", format!("{hub}:15012")),
-        ("operator", format!("{hub}:15010")),
-    ] {
+    for (what, address) in listeners(&mesh, &orders) {
         let old = text(&s_client(&outside, &address, Some(&good), &["-tls1_2"]));
         assert!(
             !old.contains("Verification") || old.contains("Cipher is (NONE)"),
@@ -138,18 +140,30 @@ fn f17_tls_1_2_is_refused_on_every_listener() {
     }
 }
 
+/// Every port of every program that speaks TLS, at every address.
+fn listeners(mesh: &Mesh, orders: &Workload) -> Vec<(&'static str, String)> {
+    let ports =
+        [("tunnel", &orders.machine, 15008), ("CA", mesh.world.hub(), 15012), ("operator", mesh.world.hub(), 15010)];
+    let at = |(what, machine, port): (_, &Namespace, _)| {
+        machine.addresses().map(|address| (what, SocketAddr::new(address, port).to_string()))
+    };
+    ports.into_iter().flat_map(at).collect()
+}
+
 #[test]
-fn f1_no_session_ticket_is_ever_sent_and_an_old_session_is_not_taken() {
+fn f1_no_session_ticket_is_ever_sent_so_that_there_is_no_session_to_resume() {
     let (mesh, orders, outside, shop, _server) = stage();
     let good = shop.leaf("good", &Leaf::good(CALLER, "outsider-1"));
-    let hub = mesh.world.hub().v4;
-    let addresses = [format!("{}:15008", orders.machine.v4), format!("{hub}:15012"), format!("{hub}:15010")];
-    for address in addresses {
+    for (what, address) in listeners(&mesh, &orders) {
         let session = mesh.world.dir().join("session.pem");
         let file = session.to_str().unwrap();
         let said = text(&s_client(&outside, &address, Some(&good), &["-tls1_3", "-alpn", "h2", "-sess_out", file]));
-        assert!(!said.contains("Post-Handshake New Session Ticket"), "{address} sent a ticket: {said}");
-        assert!(!session.exists(), "{address}: openssl had a session to store");
+        assert!(
+            said.contains("New, TLSv1.3, Cipher is TLS_"),
+            "{what} at {address}: no handshake to send a ticket after: {said}"
+        );
+        assert!(!said.contains("Post-Handshake New Session Ticket"), "{what} at {address} sent a ticket: {said}");
+        assert!(!session.exists(), "{what} at {address}: openssl had a session to store");
     }
 }
 
@@ -294,11 +308,14 @@ fn faults(shop: &Workshop, mesh: &Mesh, identity: &str, uid: &str) -> Vec<Fault>
 #[test]
 fn a_caller_with_a_faulty_certificate_is_refused_by_the_called_side() {
     let (mesh, orders, outside, shop, server) = stage();
-    let url = format!("http://{}:8080/", orders.machine.v4);
     let mut wrong = Vec::new();
-    for (what, pair, code, field) in faults(&shop, &mesh, CALLER, "outsider-1") {
+    // In turn over both families.
+    for ((what, pair, code, field), family) in
+        faults(&shop, &mesh, CALLER, "outsider-1").into_iter().zip(FAMILIES.into_iter().cycle())
+    {
         let (reached, logged) = (server.accepted(), orders.log().len());
-        let out = curl_through(&outside, &orders, &pair, &url);
+        let url = format!("http://{}/", SocketAddr::new(orders.address(family), 8080));
+        let out = curl_over(family, &outside, &orders, &pair, &url);
         if out.status.success() || server.accepted() != reached {
             wrong.push(format!("{what}: was let in"));
             continue;
@@ -315,7 +332,18 @@ fn a_caller_with_a_faulty_certificate_is_refused_by_the_called_side() {
 fn impostor(machine: &Namespace, pair: &Pair, root: &Path) -> Process {
     let mut command = Command::new("openssl");
     command
-        .args(["s_server", "-accept", "15008", "-tls1_3", "-alpn", "h2,http/1.1", "-Verify", "4", "-CAfile"])
+        .args([
+            "s_server",
+            "-accept",
+            "*:15008",
+            "-tls1_3",
+            "-alpn",
+            "h2,http/1.1",
+            "-verify_return_error",
+            "-Verify",
+            "4",
+            "-CAfile",
+        ])
         .arg(root);
     command.arg("-cert").arg(&pair.chain).arg("-key").arg(&pair.key).arg("-quiet");
     if let Some(between) = &pair.between {
@@ -350,17 +378,22 @@ fn a_called_side_with_a_faulty_certificate_is_refused_by_the_caller() {
     cases.push(("no workload UID", none, "peer_uid_mismatch", "uid"));
     let root = mesh.ca_dir().join("bundle.pem");
     let mut wrong = Vec::new();
-    for (what, pair, code, field) in cases {
+    // In turn over both families.
+    for ((what, pair, code, field), family) in cases.into_iter().zip(FAMILIES.into_iter().cycle()) {
         let server = impostor(&fake, &pair, &root);
         let logged = checkout.log().len();
-        match call(&checkout.machine, fake.v4, 8080) {
+        match call(&checkout.machine, fake.address(family), 8080) {
             Ok(mut stream) => {
-                let _ = stream.write_all(b"do not read this");
-                if end_of(&mut stream, SOON) == End::Open {
-                    wrong.push(format!("{what}: the application's connection was not ended"));
+                // A reset is told once: to the write, when it was quicker.
+                let end = match stream.write_all(b"do not read this") {
+                    Err(e) if is_reset(&e) => End::Reset,
+                    _ => end_of(&mut stream, SOON),
+                };
+                if end != End::Reset {
+                    wrong.push(format!("{what}: the application's connection was not reset but {end:?}"));
                 }
             }
-            Err(e) => assert!(signet_tests::apps::is_reset(&e), "{what}: {e}"),
+            Err(e) => assert!(is_reset(&e), "{what}: {e}"),
         }
         if server.log().contains("do not read this") || server.log().contains("CONNECT") {
             wrong.push(format!("{what}: the impostor was spoken to"));
@@ -374,6 +407,27 @@ fn a_called_side_with_a_faulty_certificate_is_refused_by_the_caller() {
 }
 
 #[test]
+fn a_peer_that_refuses_our_certificate_resets_the_application_and_the_log_says_that_it_was_the_peer() {
+    let mut mesh = mesh();
+    let checkout = join(&mut mesh, "checkout", &[]);
+    let fake = mesh.world.machine("fake").unwrap();
+    let named = Join { name: "fake", namespace: "shop", service_account: "fake", ports: &[("http", 8080)] };
+    mesh.write("workload-fake.yaml", &workload_document(&named, &fake.addresses())).unwrap();
+    let good = workshop(&mesh).leaf("fake", &Leaf::good(&format!("spiffe://{TRUST_DOMAIN}/ns/shop/sa/fake"), "fake-1"));
+    // It trusts another root, so that checkout is untrusted to it.
+    let other = Workshop::new(&mesh.world.dir().join("other-root"), TRUST_DOMAIN);
+    let _server = impostor(&fake, &good, &other.root().chain);
+    for family in FAMILIES {
+        let from = checkout.log().len();
+        match call(&checkout.machine, fake.address(family), 8080) {
+            Ok(mut stream) => assert_eq!(end_of(&mut stream, SOON), End::Reset, "{family:?}"),
+            Err(e) => assert!(is_reset(&e), "{family:?}: {e}"),
+        }
+        logged(&checkout, from, " outbound refused reason=refused_by_peer ");
+    }
+}
+
+#[test]
 fn a_destination_that_is_known_to_be_meshed_is_never_dialled_in_plaintext() {
     let mut mesh = mesh();
     let checkout = join(&mut mesh, "checkout", &[]);
@@ -383,9 +437,12 @@ fn a_destination_that_is_known_to_be_meshed_is_never_dialled_in_plaintext() {
     // It listens, in plaintext, on the very port; nothing listens on 15008.
     let server = Server::echo(&fake, 8080);
     for family in FAMILIES {
-        let to =
-            if family == signet::demo::mesh::Family::V4 { fake.v4.into() } else { std::net::IpAddr::from(fake.v6) };
-        assert!(reaches(&checkout.machine, to, 8080).is_err(), "{family:?}");
+        let from = checkout.log().len();
+        match call(&checkout.machine, fake.address(family), 8080) {
+            Ok(mut stream) => assert_eq!(end_of(&mut stream, SOON), End::Reset, "{family:?}"),
+            Err(e) => assert!(is_reset(&e), "{family:?}: {e}"),
+        }
+        logged(&checkout, from, " outbound refused reason=connect_failed ");
     }
     assert_eq!(server.accepted(), 0, "not one byte in plaintext");
 }

@@ -1,15 +1,16 @@
 //! A whole mesh in a `World`: CA and operator in the hub, a sidecar beside each workload, all run from files exactly as a
 //! person would on real machines. The files are written here and nowhere else.
+pub use super::world::Family;
 use super::{
     process::{Process, wait_for},
-    world::{Namespace, World},
+    world::{Namespace, World, run},
 };
 use anyhow::{Context as _, bail};
 use std::{
     fmt::Write as _,
     fs,
-    net::IpAddr,
-    os::unix::fs::{OpenOptionsExt as _, PermissionsExt as _},
+    net::{IpAddr, SocketAddr},
+    os::unix::fs::OpenOptionsExt as _,
     path::{Path, PathBuf},
     process::{Command, Output},
     time::Duration,
@@ -37,6 +38,8 @@ pub struct Options {
     pub sidecar: String,
     /// More arguments of `capture up`.
     pub capture: Vec<String>,
+    /// By which of the hub's addresses CA and operator are called.
+    pub control: Family,
 }
 
 /// A workload to join: its place in the mesh and how its sidecar differs.
@@ -93,6 +96,7 @@ impl Options {
             operator: String::new(),
             sidecar: String::new(),
             capture: Vec::new(),
+            control: Family::V4,
         }
     }
 }
@@ -212,8 +216,10 @@ impl Mesh {
         // The sidecar's user must be able to run it, wherever the programs lie.
         let program = self.world.dir().join("signet-sidecar");
         if !program.exists() {
-            fs::copy(self.options.programs.join("signet-sidecar"), &program).context("copying signet-sidecar")?;
-            fs::set_permissions(&program, fs::Permissions::from_mode(0o755))?;
+            let from = self.options.programs.join("signet-sidecar");
+            // By another process: a program that another thread starts while we write would hold the copy open for writing, and
+            // what is written to cannot be run ("text file busy").
+            run("install", &["-m", "755", &from.to_string_lossy(), &program.to_string_lossy()])?;
         }
         secret(
             &dir.join("token"),
@@ -241,19 +247,20 @@ impl Mesh {
     }
 
     fn write_configuration(&self) -> anyhow::Result<()> {
-        let hub = self.world.hub().v4;
+        let hub = self.world.hub().address(self.options.control);
+        let every = if hub.is_ipv4() { "0.0.0.0" } else { "[::]" };
         let dir = self.world.dir().display();
         let lifetime =
             self.options.leaf_lifetime.map_or(String::new(), |l| format!("[lifetimes]\nleaf = \"{}s\"\n", l.as_secs()));
         let ca = format!(
-            "trust_domain = \"{TRUST_DOMAIN}\"\nlisten = \"0.0.0.0:15012\"\nstate_dir = \"{dir}/ca\"\n{lifetime}{}",
+            "trust_domain = \"{TRUST_DOMAIN}\"\nlisten = \"{every}:15012\"\nstate_dir = \"{dir}/ca\"\n{lifetime}{}",
             self.options.ca
         );
         let operator = format!(
-            "mesh_ranges = [\"10.77.0.0/16\", \"fd77::/64\"]\n[posture]\ninbound = \"deny\"\n{}\n{}",
+            "listen = \"{every}:15010\"\nmesh_ranges = [\"10.77.0.0/16\", \"fd77::/64\"]\n[posture]\ninbound = \"deny\"\n{}\n{}",
             self.options.operator,
             ca_table(
-                hub.into(),
+                hub,
                 &format!("{dir}/ca/bundle.pem"),
                 &format!("{dir}/operator"),
                 &format!("{dir}/operator/token")
@@ -264,12 +271,13 @@ impl Mesh {
     }
 
     fn sidecar_toml(&self, dir: &Path) -> String {
-        let hub = self.world.hub().v4;
+        let hub = self.world.hub().address(self.options.control);
+        let operator = SocketAddr::new(hub, 15010);
         let path = dir.display();
         format!(
-            "runtime_dir = \"{path}/run\"\n{}\n[operator]\naddress = \"{hub}:15010\"\n\n{}",
+            "runtime_dir = \"{path}/run\"\n{}\n[operator]\naddress = \"{operator}\"\n\n{}",
             self.options.sidecar,
-            ca_table(hub.into(), &format!("{path}/bundle.pem"), &path.to_string(), &format!("{path}/token"))
+            ca_table(hub, &format!("{path}/bundle.pem"), &path.to_string(), &format!("{path}/token"))
         )
     }
 }
@@ -333,22 +341,10 @@ impl Workload {
         self.sidecar.as_ref().map(Process::log).unwrap_or_default()
     }
 
-    /// Its address of the same family as `like`.
-    pub fn address(&self, like: Family) -> IpAddr {
-        match like {
-            Family::V4 => self.machine.v4.into(),
-            Family::V6 => self.machine.v6.into(),
-        }
+    /// Its address of a family.
+    pub fn address(&self, family: Family) -> IpAddr {
+        self.machine.address(family)
     }
-}
-
-/// IPv4 or IPv6.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Family {
-    /// 10.77.0.0/24
-    V4,
-    /// fd77::/64
-    V6,
 }
 
 /// The document of a workload.
@@ -401,8 +397,9 @@ pub fn rule(namespace: &str, app: &str, ports: &[u16], accounts: &[&str]) -> Str
 }
 
 fn ca_table(hub: IpAddr, bundle: &str, state: &str, token: &str) -> String {
+    let address = SocketAddr::new(hub, 15012);
     format!(
-        "[ca]\naddress = \"{hub}:15012\"\ntrust_domain = \"{TRUST_DOMAIN}\"\nbundle = \"{bundle}\"\nstate_dir = \"{state}\"\n\
+        "[ca]\naddress = \"{address}\"\ntrust_domain = \"{TRUST_DOMAIN}\"\nbundle = \"{bundle}\"\nstate_dir = \"{state}\"\n\
          join_token_file = \"{token}\"\n"
     )
 }

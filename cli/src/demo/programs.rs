@@ -16,7 +16,8 @@ use std::{
 /// Where system programs lie that are not on everybody's path.
 const SYSTEM: [&str; 3] = ["/usr/sbin", "/usr/bin", "/bin"];
 
-/// An HTTP server on a port that answers every request with `page`: nginx, python3 or perl, whichever is there and works.
+/// An HTTP server on a port that answers every request with `page`, and says a line with `GET` for each: nginx, python3 or perl,
+/// whichever is there and works.
 pub(super) fn http_server(
     world: &World,
     machine: &Namespace,
@@ -28,7 +29,7 @@ pub(super) fn http_server(
     fs::write(dir.join("index.html"), page)?;
     let d = dir.display();
     let nginx = format!(
-        "daemon off; master_process off; pid {d}/nginx.pid; error_log stderr;\nevents {{}}\nhttp {{ access_log off;\n\
+        "daemon off; master_process off; pid {d}/nginx.pid; error_log stderr;\nevents {{}}\nhttp {{ access_log /dev/stdout;\n\
          client_body_temp_path {d}/b; proxy_temp_path {d}/p; fastcgi_temp_path {d}/f; uwsgi_temp_path {d}/u; scgi_temp_path {d}/s;\n\
          server {{ listen {port}; listen [::]:{port}; root {d}; default_type text/plain; }} }}\n"
     );
@@ -122,7 +123,7 @@ const PERL_HTTP: &str = r#"use strict; use IO::Socket::INET; $SIG{CHLD} = 'IGNOR
 my ($port, $file) = @ARGV; open(my $f, '<', $file) or die; my $page = do { local $/; <$f> };
 my $l = IO::Socket::INET->new(LocalPort => $port, Listen => 128, ReuseAddr => 1) or die "listen: $!";
 while (1) { my $c = $l->accept or next; if (fork) { close $c; next }
-  while (my $line = <$c>) { if ($line =~ /^\r?\n$/) {
+  while (my $line = <$c>) { print STDERR $line if $line =~ /^GET/; if ($line =~ /^\r?\n$/) {
     print $c "HTTP/1.1 200 OK\r\nContent-Type: text/plain\r\nContent-Length: " . length($page) . "\r\n\r\n$page"; $c->flush; } }
   exit }
 "#;

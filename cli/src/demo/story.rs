@@ -24,6 +24,8 @@ const LEAF: Duration = Duration::from_secs(8);
 const SOON: Duration = Duration::from_secs(10);
 /// Machines get their addresses in the order in which they are made.
 const ORDERS: IpAddr = IpAddr::V4(Ipv4Addr::new(10, 77, 0, 1));
+/// Failure in sending and in receiving network data, as curl(1) lists its exit codes: a reset comes to whichever it is at.
+const CURL_MET_A_RESET: [i32; 2] = [55, 56];
 const PAGE_URL: &str = "http://orders.shop:8080/";
 const PORTS: [(&str, u16); 2] = [("http", 8080), ("ssh", 22)];
 
@@ -33,7 +35,8 @@ struct Cast {
     orders: Workload,
     checkout: Workload,
     reports: Workload,
-    _servers: [Process; 2],
+    http: Process,
+    _first: Process,
 }
 
 /// Tells it. The first claim that does not hold is the error.
@@ -102,7 +105,7 @@ fn before_the_mesh(stage: &mut Stage, programs: &Path) -> anyhow::Result<Cast> {
     let reports = mesh.join_machine(reports, &joins("reports", &[]))?;
     let took = Instant::now().duration_since(began).as_millis();
     stage.claim(true, &format!("CA, operator and three sidecars are ready, after {took} ms"))?;
-    Ok(Cast { mesh, orders, checkout, reports, _servers: [http_server, first_server] })
+    Ok(Cast { mesh, orders, checkout, reports, http: http_server, _first: first_server })
 }
 
 /// Step 3.
@@ -157,8 +160,13 @@ fn refused(stage: &mut Stage, cast: &Cast) -> anyhow::Result<()> {
         "A caller that no rule admits",
         "reports is in the mesh, in the same namespace, with a good certificate. No rule names it.",
     );
+    let requests = || cast.http.log().matches("GET").count();
+    let served = requests();
+    stage.claim(served > 0, "the HTTP server notes each request that reaches it")?;
     let out = fetch(stage, &cast.reports.machine)?;
-    stage.claim(!out.status.success(), "its connection is reset; not one byte reached the HTTP server")?;
+    let code = out.status.code().is_some_and(|code| CURL_MET_A_RESET.contains(&code));
+    let reset = code && String::from_utf8_lossy(&out.stderr).contains("reset");
+    stage.claim(reset, "its connection is reset")?;
     let here = wait_for("reports' sidecar logs the refusal", SOON, || access_line(&cast.reports, "no_rule_matched"))?;
     let there = wait_for("orders' sidecar logs the refusal", SOON, || access_line(&cast.orders, "no_rule_matched"))?;
     stage.line("    The caller's side says:");
@@ -166,6 +174,8 @@ fn refused(stage: &mut Stage, cast: &Cast) -> anyhow::Result<()> {
     stage.line("    The called side says, with the rule that came closest:");
     stage.shows(&there);
     stage.claim(there.contains("/sa/reports") && there.contains("orders-callers"), "both sides say why")?;
+    let nothing = [&here, &there].iter().all(|line| line.contains(" sent=0 received=0 "));
+    stage.claim(nothing && requests() == served, "not one byte reached the HTTP server")?;
     let documents = cast.mesh.documents();
     let documents = documents.to_str().context("a path in UTF-8")?;
     stage.command("hub", "signet rules explain --from shop/reports --to shop/orders --port 8080");
@@ -194,6 +204,7 @@ fn rotation(stage: &mut Stage, cast: &Cast, session: &mut Process) -> anyhow::Re
         "Certificates rotate under traffic",
         "checkout calls without a pause while every certificate, each with a new key, is replaced at about half of its life.",
     );
+    let opened = session_proved(cast).context("orders' sidecar shows the session")?;
     let before = serials(cast)?;
     let traffic = Traffic::start(&cast.checkout.machine, PAGE_URL);
     let mut seen = vec![before];
@@ -213,10 +224,33 @@ fn rotation(stage: &mut Stage, cast: &Cast, session: &mut Process) -> anyhow::Re
         failures.is_empty(),
         &format!("{requests} requests while both ends changed keys twice, {} failed", failures.len()),
     )?;
+    let proved = wait_for("the session is proved by the new certificates", LEAF, || {
+        session_proved(cast).filter(|now| now.number == opened.number && now.until > opened.until)
+    })?;
     stage.claim(
         session.ended().is_none(),
-        "and the session from before is still open: it was re-proved with the new certificates",
+        &format!(
+            "and the session from before is still open: it was re-proved, which moved its end by {} s",
+            proved.until - opened.until
+        ),
     )
+}
+
+/// The session in the eyes of the called side.
+struct Session {
+    number: u64,
+    /// Unix seconds: when it would end if it were not proved again.
+    until: u64,
+}
+
+/// What orders' sidecar shows of the one connection to port 22.
+fn session_proved(cast: &Cast) -> Option<Session> {
+    let page: serde_json::Value = serde_json::from_str(&cast.orders.admin("/connections").ok()?).ok()?;
+    let to_ssh = |c: &&serde_json::Value| {
+        c["direction"] == "inbound" && c["destination"].as_str().is_some_and(|d| d.ends_with(":22"))
+    };
+    let session = page["connections"].as_array()?.iter().find(to_ssh)?;
+    Some(Session { number: session["number"].as_u64()?, until: session["proved_until"].as_u64()? })
 }
 
 /// Step 7.

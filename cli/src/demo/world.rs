@@ -48,6 +48,15 @@ pub struct Namespace {
     pub v6: Ipv6Addr,
 }
 
+/// IPv4 or IPv6.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Family {
+    /// 10.77.0.0/24
+    V4,
+    /// fd77::/64
+    V6,
+}
+
 impl World {
     /// Makes the hub, after sweeping what dead processes left.
     pub fn new() -> anyhow::Result<Self> {
@@ -196,6 +205,14 @@ impl Namespace {
         &self.label
     }
 
+    /// Its address of a family.
+    pub fn address(&self, family: Family) -> IpAddr {
+        match family {
+            Family::V4 => self.v4.into(),
+            Family::V6 => self.v6.into(),
+        }
+    }
+
     /// Both addresses.
     pub fn addresses(&self) -> [IpAddr; 2] {
         [self.v4.into(), self.v6.into()]
@@ -266,7 +283,7 @@ fn ip(args: &[&str]) -> anyhow::Result<()> {
 }
 
 /// Runs a program to its end; what it says when it fails is the error.
-fn run(program: &str, args: &[&str]) -> anyhow::Result<()> {
+pub(super) fn run(program: &str, args: &[&str]) -> anyhow::Result<()> {
     let out = Command::new(program).args(args).output().with_context(|| format!("running {program}"))?;
     if !out.status.success() {
         bail!("{program} {}: {}", args.join(" "), String::from_utf8_lossy(&out.stderr).trim());

@@ -2,7 +2,7 @@
 //! verdict is taken before the application hears of the connection; it is dialled at the workload's own address, never loopback.
 use super::copy::{self, Side};
 use super::pooled::Stream;
-use super::{Path, head, socket};
+use super::{Path, Phase, head, socket};
 use crate::http2;
 use crate::live::{Direction, Registered, Tunnel};
 use crate::proof;
@@ -124,7 +124,7 @@ async fn serve_pooled(path: Rc<Path>, tls: Tls, proven: Proven, from: SocketAddr
         Ok(Err(error)) => return tracing::debug!(%from, %error, "HTTP/2 preface refused"),
         Err(_) => return tracing::debug!(%from, "HTTP/2 preface did not arrive in time"),
     };
-    let (mut drain, mut draining) = (pin!(path.draining()), false);
+    let (mut drain, mut draining) = (pin!(path.reached(Phase::Draining)), false);
     let (mut look, mut idle) = (pin!(tokio::time::sleep(LOOK)), Duration::ZERO);
     // Each stream's task holds the tunnel, so that this counts them: of those that the peer has reset already too.
     let carried = |tunnel: &Rc<_>| Rc::strong_count(tunnel) - 1;

@@ -1,6 +1,6 @@
 //! The three listeners of one data path thread. The accept loop survives every error: out of file descriptors it backs off
 //! (F36), and above the limit of connections it refuses at once.
-use super::{Path, inbound, outbound, socket};
+use super::{Path, Phase, inbound, outbound, socket};
 use crate::live::Direction;
 use futures::FutureExt as _;
 use std::io;
@@ -29,12 +29,14 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(1);
 /// Accepts until told to stop.
 pub async fn accept(path: Rc<Path>, listener: TcpListener, purpose: Purpose) {
     let mut pause = FIRST_PAUSE;
-    let mut draining = pin!(path.draining());
+    // Outbound goes on as long as anything is open, so that an application which is finishing its work can (F39). In Kubernetes it
+    // has exited before a sidecar is told to stop; elsewhere whoever stops both stops the application first.
+    let last = if purpose == Purpose::Outbound { Phase::Leaving } else { Phase::Draining };
+    let mut over = pin!(path.reached(last));
     loop {
         let accepted = tokio::select! {
             accepted = listener.accept() => accepted,
-            // New inbound connections end with the drain; outbound works until the application has exited (F39).
-            () = &mut draining, if purpose != Purpose::Outbound => return,
+            () = &mut over => return,
         };
         match accepted {
             Ok((stream, from)) => {

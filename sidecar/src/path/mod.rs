@@ -25,6 +25,17 @@ use std::rc::Rc;
 use std::sync::Arc;
 use tokio::sync::watch;
 
+/// How far the process is on its way out.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Phase {
+    /// Not at all.
+    Serving,
+    /// No new inbound connections; what is open may finish.
+    Draining,
+    /// Nothing new at all: tunnels close in order as soon as they carry nothing.
+    Leaving,
+}
+
 /// One data path thread: what it alone owns.
 pub struct Path {
     /// What all threads share.
@@ -32,7 +43,7 @@ pub struct Path {
     pool: pooled::Pool,
     loads: choose::Loads,
     framings: choose::Framings,
-    drain: watch::Receiver<bool>,
+    phase: watch::Receiver<Phase>,
 }
 
 impl Path {
@@ -40,12 +51,12 @@ impl Path {
     pub async fn run(
         shared: Arc<Shared>,
         listeners: Vec<(listen::Purpose, std::net::TcpListener)>,
-        drain: watch::Receiver<bool>,
+        phase: watch::Receiver<Phase>,
         stop: impl Future<Output = ()>,
     ) -> std::io::Result<()> {
         let framings = choose::Framings::new(shared.settings.alone_above);
         let (pool, loads) = (pooled::Pool::default(), choose::Loads::default());
-        let path = Rc::new(Self { shared, pool, loads, framings, drain });
+        let path = Rc::new(Self { shared, pool, loads, framings, phase });
         for (purpose, listener) in listeners {
             let listener = tokio::net::TcpListener::from_std(listener)?;
             tokio::task::spawn_local(listen::accept(path.clone(), listener, purpose));
@@ -54,11 +65,11 @@ impl Path {
         Ok(())
     }
 
-    /// Resolves when the sidecar takes no more inbound connections.
-    async fn draining(&self) {
-        let mut drain = self.drain.clone();
-        // A sender that is gone means that the process is ending: drained too.
-        drop(drain.wait_for(|draining| *draining).await);
+    /// Resolves when the process is as far as this.
+    async fn reached(&self, phase: Phase) {
+        let mut now = self.phase.clone();
+        // A sender that is gone means that the process is ending: it is further than any phase.
+        drop(now.wait_for(|now| *now >= phase).await);
     }
 }
 

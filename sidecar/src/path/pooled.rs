@@ -1,9 +1,9 @@
 //! The pooled framing: HTTP/2 over one tunnel carries many connections (HBONE, single hop). Here are one carried connection as a
 //! stream of bytes, and the client's pool.
-use super::Path;
 use super::copy::{About, Side};
 use super::outbound::{self, Target};
 use super::socket;
+use super::{Path, Phase};
 use crate::http2;
 use crate::live::{CutReason, Registered, Tunnel};
 use crate::refusal::{CutByPeer, Refusal};
@@ -116,7 +116,8 @@ pub(super) struct Key {
 
 /// An open tunnel of the pool.
 pub struct Open {
-    pub(super) requests: client::SendRequest<Bytes>,
+    /// Gone when the process leaves: a tunnel for which nobody can ask closes in order once what it carried has left.
+    pub(super) requests: RefCell<Option<client::SendRequest<Bytes>>>,
     /// The tunnel, for as long as it is in the pool or carries something.
     pub tunnel: Registered<Tunnel>,
     no_new_streams_at: u64,
@@ -215,10 +216,14 @@ impl Pool {
     /// The fullest tunnel that still has room: so that the others empty and close.
     fn pick(&self, key: &Key, shared: &Shared) -> Option<Slot> {
         let (all, now, streams) = (self.open.borrow(), shared.clock.now(), shared.settings.streams as usize);
+        let room = |open: &Open| {
+            let most = open.requests.borrow().as_ref().map_or(0, client::SendRequest::current_max_send_streams);
+            (open.carried.get() as usize) < most.min(streams)
+        };
         let usable = |open: &&Rc<Open>| {
             !open.retired.get()
                 && open.tunnel.now(now) < open.no_new_streams_at
-                && (open.carried.get() as usize) < open.requests.current_max_send_streams().min(streams)
+                && room(open)
                 && open.tunnel.cut.thrown().is_none()
         };
         all.get(key)?.iter().filter(usable).max_by_key(|open| open.carried.get()).map(Slot::on)
@@ -236,7 +241,8 @@ async fn connect(shared: &Shared, application: SocketAddr, slot: Slot) -> Result
         let refused = below && !slot.answered.get() && is_alert(&error);
         if refused { Refusal::RefusedByPeer(error) } else { Refusal::TunnelBroke(error) }
     };
-    let mut requests = slot.requests.clone();
+    let requests = slot.requests.borrow().clone();
+    let mut requests = requests.ok_or(Refusal::Draining)?;
     poll_fn(|cx| requests.poll_ready(cx)).await.map_err(lost)?;
     let request = http::Request::connect(application.to_string()).version(http::Version::HTTP_2).body(());
     let (response, send) = requests.send_request(request.map_err(|_| Refusal::BadTarget)?, false).map_err(lost)?;
@@ -259,7 +265,7 @@ async fn dial(path: &Rc<Path>, target: &Target<'_>, key: &Key) -> Result<Rc<Open
     let (requests, connection) =
         http2::client(&path.shared.settings).handshake(tls).await.map_err(|e| Refusal::TunnelBroke(broken(e)))?;
     let open = Rc::new(Open {
-        requests,
+        requests: RefCell::new(Some(requests)),
         tunnel,
         no_new_streams_at,
         carried: Cell::new(0),
@@ -272,7 +278,8 @@ async fn dial(path: &Rc<Path>, target: &Target<'_>, key: &Key) -> Result<Rc<Open
     Ok(open)
 }
 
-/// Drives one tunnel until it ends, is cut, stops answering pings, or was idle for too long.
+/// Drives one tunnel until it ends, is cut, stops answering pings, or was idle for too long. When the process leaves it ends as
+/// soon as it carries nothing, and what was sent on it has left.
 async fn drive(path: Rc<Path>, mut connection: client::Connection<Tls, Bytes>, open: Rc<Open>) {
     let mut pings = connection.ping_pong();
     let idle = path.shared.settings.idle_tunnel;
@@ -290,12 +297,18 @@ async fn drive(path: Rc<Path>, mut connection: client::Connection<Tls, Bytes>, o
             }
         }
     };
+    let leave = async {
+        path.reached(Phase::Leaving).await;
+        drop(open.requests.take());
+        std::future::pending::<()>().await;
+    };
     tokio::select! {
         ended = &mut connection => if let Err(error) = ended {
             tracing::debug!(peer = %open.tunnel.peer.leaf.id, %error, "pooled tunnel ended");
         },
         reason = open.tunnel.cut.wait() => tracing::info!(peer = %open.tunnel.peer.leaf.id, %reason, "pooled tunnel cut"),
         () = watch => {}
+        () = leave => {}
     }
     path.pool.open.borrow_mut().retain(|_, tunnels| {
         tunnels.retain(|each| !Rc::ptr_eq(each, &open));

@@ -88,18 +88,18 @@ pub struct Sidecar {
     pub path: Rc<Path>,
     pub shared: Arc<Shared>,
     pub tunnel: SocketAddr,
-    pub drain: watch::Sender<bool>,
+    pub phase: watch::Sender<Phase>,
     /// Who serves the next tunnel that is accepted.
     pub serving: Rc<RefCell<Rc<Path>>>,
     /// TCP connections accepted for tunnels so far.
     pub accepted: Rc<Cell<usize>>,
 }
 
-pub fn path(shared: &Arc<Shared>) -> (Rc<Path>, watch::Sender<bool>) {
-    let (drain, draining) = watch::channel(false);
+pub fn path(shared: &Arc<Shared>) -> (Rc<Path>, watch::Sender<Phase>) {
+    let (phase, reached) = watch::channel(Phase::Serving);
     let framings = choose::Framings::new(shared.settings.alone_above);
     let (pool, loads) = (Pool::default(), choose::Loads::default());
-    (Rc::new(Path { shared: shared.clone(), pool, loads, framings, drain: draining }), drain)
+    (Rc::new(Path { shared: shared.clone(), pool, loads, framings, phase: reached }), phase)
 }
 
 impl Sidecar {
@@ -107,7 +107,7 @@ impl Sidecar {
         let (view, _) = View::new();
         let sources = socket::Sources::new(vec![own_ip()]);
         let shared = Shared::new(settings, credentials.clone(), view, sources, Reporter::default());
-        let (path, drain) = path(&shared);
+        let (path, phase) = path(&shared);
         let listener = TcpListener::bind((own_ip(), 0)).await.unwrap();
         let tunnel = listener.local_addr().unwrap();
         let serving = Rc::new(RefCell::new(path.clone()));
@@ -119,7 +119,7 @@ impl Sidecar {
                 spawn_local(inbound::serve_tunnel(serves.borrow().clone(), tcp, from));
             }
         });
-        Self { path, shared, tunnel, drain, serving, accepted }
+        Self { path, shared, tunnel, phase, serving, accepted }
     }
 
     /// How the operator names this sidecar to its callers.
@@ -138,7 +138,9 @@ impl Pool {
     /// Whether a tunnel is left that would take another request, as far as HTTP/2 knows.
     pub fn takes_more(&self) -> bool {
         let noop = &mut Context::from_waker(std::task::Waker::noop());
-        let mut takes = |open: &Rc<pooled::Open>| matches!(open.requests.clone().poll_ready(noop), Poll::Ready(Ok(())));
+        let mut takes = |open: &Rc<pooled::Open>| {
+            open.requests.borrow().clone().is_some_and(|mut ask| matches!(ask.poll_ready(noop), Poll::Ready(Ok(()))))
+        };
         self.open.borrow().values().flatten().any(&mut takes)
     }
 

@@ -184,7 +184,7 @@ fn a_drain_lets_open_connections_finish_and_the_callee_says_goodbye() {
         let mut alone = mesh.foreign(Framing::Alone).await;
         alone.write_all(format!("CONNECT {} HTTP/1.1\r\n\r\n", mesh.application).as_bytes()).await.unwrap();
         alone.read_exact(&mut vec![0; head::OPEN.len()]).await.unwrap();
-        mesh.orders.drain.send_replace(true);
+        mesh.orders.phase.send_replace(Phase::Draining);
         until("GOAWAY was heard", || !mesh.web.path.pool.takes_more()).await;
         pooled.stream.write_all(b"p").await.unwrap();
         assert_eq!(pooled.stream.read_u8().await.unwrap(), b'p');

@@ -83,15 +83,32 @@ fn a_peer_that_refuses_our_certificate_is_told_from_a_tunnel_that_broke() {
 }
 
 #[test]
+fn a_process_that_leaves_asks_for_nothing_new_and_its_tunnels_close_when_what_they_carry_has_ended() {
+    local(async {
+        let mesh = Mesh::start().await;
+        let named = mesh.orders.named();
+        let mut call = mesh.call(&named).await.unwrap();
+        mesh.web.phase.send_replace(Phase::Leaving);
+        until("nobody can ask", || !mesh.web.path.pool.takes_more()).await;
+        call.stream.write_all(b"last").await.unwrap();
+        assert_eq!(call.stream.read_u8().await.unwrap(), b'l');
+        assert_eq!(mesh.web.shared.live.tunnels().len(), 1, "what is carried goes on");
+        drop(call);
+        mesh.web.shared.live.closed().await;
+        assert!(mesh.web.path.pool.is_empty());
+    });
+}
+
+#[test]
 fn a_tunnel_that_said_goodbye_gets_no_new_connections_and_keeps_those_it_has() {
     local(async {
         let mesh = Mesh::start().await;
         let named = mesh.orders.named();
         let mut old = mesh.call(&named).await.unwrap();
         // The next sidecar of the same workload takes over the port while the old one finishes.
-        let (next, _drain) = path(&mesh.orders.shared);
+        let (next, _phase) = path(&mesh.orders.shared);
         mesh.orders.serving.replace(next);
-        mesh.orders.drain.send_replace(true);
+        mesh.orders.phase.send_replace(Phase::Draining);
         until("GOAWAY was heard", || !mesh.web.path.pool.takes_more()).await;
         for _ in 0..3 {
             let mut new = mesh.call(&named).await.unwrap();
