@@ -1,6 +1,6 @@
 //! The stream of trust states: the newest at once, then every newer one; a reader that is slow skips to the newest. Bounded
-//! in number, in all and for each address, which a workload that shows its certificate need not share; ended when the process stops, and after a while, each at another moment, so that
-//! connections come to an end and replicas balance.
+//! in number, in all and for each address, which a workload that shows its certificate need not share; ended when the process
+//! stops, and after a while, each at another moment, so that connections come to an end and replicas balance.
 use super::{Caller, Parts, Update};
 use crate::{attest::Refusal, limits::Busy, trust::Published};
 use futures::stream;

@@ -5,7 +5,8 @@
 //!                         ▲          ├─▶ trust: ConfigMap `signet-trust` is in the pod's namespace before the answer is
 //!                         │          └─▶ events: what happened, on the pod
 //!                    certificate: from the webhook's own small CA (`authority`), in a Secret that all replicas share;
-//!                                 writes `caBundle` and the secret `path`, makes our Namespace the owner of webhooks, policies and bindings
+//!                                 writes `caBundle` and the secret `path`, makes our Namespace the owner of webhooks,
+//!                                 policies and bindings
 //! ```
 //!
 //! Every replica serves alike. Nothing here depends on the mesh's root: a mesh whose CA is away still injects. [`start`] is
