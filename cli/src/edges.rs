@@ -181,13 +181,17 @@ fn sum(lines: &[Line]) -> BTreeMap<Between, Counts> {
             continue;
         }
         let own = line.identity.as_deref().map_or_else(|| line.workload.clone(), short);
+        // A call that reached nobody has no peer either: nothing of it left in plaintext.
+        let unreached = line.outbound && line.peer == "plaintext" && line.reason != "not_meshed";
         let peer = match (line.peer.as_str(), line.outbound) {
+            _ if unreached => "nobody".to_owned(),
             ("plaintext", true) => "outside the mesh".to_owned(),
             ("plaintext", false) => "plaintext".to_owned(),
             ("other", _) => "somebody unknown".to_owned(),
             (identity, _) => short(identity),
         };
         let via = match (line.peer.as_str(), line.framing.as_str()) {
+            _ if unreached => "none",
             ("plaintext", _) => "plaintext",
             (_, "pooled") => "mTLS pooled",
             (_, "alone") => "mTLS alone",
@@ -302,10 +306,13 @@ mod tests {
         let edges = sum(&[
             line("shop/orders-1", ORDERS, "plaintext", false, "posture_plaintext", 1),
             line("shop/orders-1", ORDERS, "plaintext", true, "not_meshed", 5),
+            line("shop/orders-1", ORDERS, "plaintext", true, "other", 2),
             line("shop/orders-1", ORDERS, "other", false, "other", 1),
         ]);
         assert_eq!(edges[&between("plaintext", "shop/orders", "plaintext")].denied, 1);
-        assert_eq!(edges[&between("shop/orders", "outside the mesh", "plaintext")].allowed, 5);
+        let outside = &edges[&between("shop/orders", "outside the mesh", "plaintext")];
+        assert_eq!((outside.allowed, outside.failed), (5, 0));
+        assert_eq!(edges[&between("shop/orders", "nobody", "none")].failed, 2, "what left for nobody was no plaintext");
         assert_eq!(edges[&between("somebody unknown", "shop/orders", "mTLS pooled")].failed, 1);
     }
 
