@@ -18,14 +18,18 @@ pub(super) const ALGORITHMS: WebPkiSupportedAlgorithms =
 #[derive(Debug)]
 struct Verifier(Arc<Credentials>);
 
+/// Of clients. Without a verifier every one is taken, and of those with a certificate the proof that they have its key.
+#[derive(Debug)]
+struct Clients(Option<Verifier>);
+
 /// Verifies what clients present.
 pub(super) fn of_clients(credentials: Arc<Credentials>) -> Arc<dyn ClientCertVerifier> {
-    Arc::new(Verifier(credentials))
+    Arc::new(Clients(Some(Verifier(credentials))))
 }
 
 /// Takes clients without a certificate, and of those with one the proof that they have its key.
 pub(super) fn of_anybody() -> Arc<dyn ClientCertVerifier> {
-    Arc::new(Unjudged)
+    Arc::new(Clients(None))
 }
 
 /// Verifies what servers present.
@@ -101,7 +105,10 @@ impl ServerCertVerifier for Verifier {
     }
 }
 
-impl ClientCertVerifier for Verifier {
+impl ClientCertVerifier for Clients {
+    fn client_auth_mandatory(&self) -> bool {
+        self.0.is_some()
+    }
     fn root_hint_subjects(&self) -> &[DistinguishedName] {
         // Names of roots tell a stranger about the mesh and a client nothing.
         &[]
@@ -112,46 +119,9 @@ impl ClientCertVerifier for Verifier {
         intermediates: &[CertificateDer<'_>],
         now: UnixTime,
     ) -> Result<ClientCertVerified, Error> {
-        self.verify(end_entity, intermediates, now, Side::Client)?;
-        Ok(ClientCertVerified::assertion())
-    }
-    fn verify_tls12_signature(
-        &self,
-        _message: &[u8],
-        _cert: &CertificateDer<'_>,
-        _dss: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, Error> {
-        Err(no_tls12())
-    }
-    fn verify_tls13_signature(
-        &self,
-        message: &[u8],
-        cert: &CertificateDer<'_>,
-        dss: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, Error> {
-        Self::verify_signature(message, cert, dss)
-    }
-    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        ALGORITHMS.supported_schemes()
-    }
-}
-
-#[derive(Debug)]
-struct Unjudged;
-
-impl ClientCertVerifier for Unjudged {
-    fn client_auth_mandatory(&self) -> bool {
-        false
-    }
-    fn root_hint_subjects(&self) -> &[DistinguishedName] {
-        &[]
-    }
-    fn verify_client_cert(
-        &self,
-        _end_entity: &CertificateDer<'_>,
-        _intermediates: &[CertificateDer<'_>],
-        _now: UnixTime,
-    ) -> Result<ClientCertVerified, Error> {
+        if let Some(verifier) = &self.0 {
+            verifier.verify(end_entity, intermediates, now, Side::Client)?;
+        }
         Ok(ClientCertVerified::assertion())
     }
     fn verify_tls12_signature(
