@@ -62,9 +62,14 @@ pub(super) fn soon_by_hand(begin: i64, end: i64) -> i64 {
     SOON_BY_HAND.min((end - begin) / 3)
 }
 
+/// A moment in unix seconds, for people.
+fn moment(seconds: i64) -> String {
+    Timestamp::from_second(seconds).map_or_else(|_| seconds.to_string(), |time| time.to_string())
+}
+
 /// Says how long something lasts: until `end`, of which a warning comes so many seconds before (`soon`).
 pub(super) fn judged(id: &'static str, what: &str, end: i64, now: i64, soon: i64, hint: String) -> Finding {
-    let at = Timestamp::from_second(end).map_or_else(|_| end.to_string(), |time| time.to_string());
+    let at = moment(end);
     let left = end - now;
     let days = left / DAY;
     match left {
@@ -105,7 +110,7 @@ pub(super) fn held(facts: &Facts, of: &Held) -> Finding {
             format!("see {program}.health"),
         );
     };
-    let at = Timestamp::from_second(end).map_or_else(|_| end.to_string(), |time| time.to_string());
+    let at = moment(end);
     let life = config.and_then(|config| lifetime(config, of.life.0)).unwrap_or(of.life.1);
     let about = |finding: Finding| finding.about(vec![pod.clone()]);
     match end - facts.now {
@@ -120,8 +125,8 @@ pub(super) fn held(facts: &Facts, of: &Held) -> Finding {
 
 /// A duration of `[lifetimes]` in the CA's configuration, in seconds.
 fn lifetime(config: &ConfigMap, key: &str) -> Option<i64> {
-    let table: toml::Table = config.data.as_ref()?.get("ca.toml")?.parse().ok()?;
-    let text = table.get("lifetimes")?.get(key)?.as_str()?;
+    let settings = programs::settings(config, "ca.toml")?;
+    let text = settings.get("lifetimes")?.get(key)?.as_str()?;
     let (number, unit) = text.split_at_checked(text.len().checked_sub(1)?)?;
     let unit = match unit {
         "s" => 1,

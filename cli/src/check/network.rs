@@ -1,6 +1,7 @@
 //! NetworkPolicies that stand between the mesh's programs, and networks that rewrite the addresses of callers.
 use super::facts::{Facts, component};
 use super::pods;
+use super::programs;
 use super::report::{Finding, counted, some};
 use super::selector::{Peer, Way, admits};
 use crate::cluster::{Lack, Read};
@@ -214,14 +215,13 @@ pub(super) fn webhook(facts: &Facts) -> Finding {
 pub(super) fn addresses(facts: &Facts) -> Finding {
     const ID: &str = "network.addresses";
     let namespace = facts.control();
-    let configuration = match facts.config("signet-ca") {
-        Ok(config) => config.and_then(|config| config.data.as_ref()?.get("ca.toml").cloned()),
+    let settings = match facts.config("signet-ca") {
+        Ok(config) => config.and_then(|config| programs::settings(config, "ca.toml")),
         Err(lack) => return Finding::lacking(ID, &lack),
     };
-    let table = configuration.and_then(|text| text.parse::<toml::Table>().ok());
-    let recorded = table
+    let recorded = settings
         .as_ref()
-        .and_then(|table| table.get("kubernetes")?.get("peer_address")?.as_str())
+        .and_then(|settings| settings.get("kubernetes")?.get("peer_address")?.as_str())
         .is_some_and(|word| word == "record");
     let mut refused: BTreeMap<&str, u64> = BTreeMap::new();
     let mut asked = 0;
@@ -273,19 +273,10 @@ pub(super) fn addresses(facts: &Facts) -> Finding {
 /// Whether the operator knows where pods can be: elsewhere a pod that it does not know yet is called in plaintext.
 pub(super) fn ranges(facts: &Facts) -> Finding {
     const ID: &str = "network.ranges";
-    const METRIC: &str = "signet_operator_workloads_outside_ranges ";
-    let namespace = facts.control();
-    let mut outside: Option<u64> = None;
-    for health in facts.health.values() {
-        match &health.metrics {
-            Ok(page) => {
-                let said = page.body.lines().find_map(|line| line.strip_prefix(METRIC)?.trim().parse().ok());
-                outside = outside.max(said);
-            }
-            Err(lack @ Lack::Forbidden { .. }) => return Finding::lacking(ID, lack),
-            Err(_) => {}
-        }
-    }
+    let outside = match programs::metric(facts, "operator", "signet_operator_workloads_outside_ranges") {
+        Ok(outside) => outside.into_values().max(),
+        Err(lack) => return Finding::lacking(ID, &lack),
+    };
     match outside {
         None => Finding::skipped(ID, "no operator could be asked", "see operator.health"),
         Some(0) => Finding::ok(ID, "every pod of the mesh has an address where the operator expects pods"),
@@ -297,8 +288,9 @@ pub(super) fn ranges(facts: &Facts) -> Finding {
                 counted(usize::try_from(count).unwrap_or(usize::MAX), "pod")
             ),
             format!(
-                "say where pods can be: helm upgrade signet charts/signet -n {namespace} --reuse-values --set \
-                 'meshRanges={{10.244.0.0/16}}'"
+                "say where pods can be: helm upgrade signet charts/signet -n {} --reuse-values --set \
+                 'meshRanges={{10.244.0.0/16}}'",
+                facts.control()
             ),
         ),
     }

@@ -1,6 +1,6 @@
 //! Pods that opted in: each has its sidecar, which is ready, and of the version that is installed now.
 use super::facts::Facts;
-use super::programs::{injected_image, sidecar_image, version_of};
+use super::programs::{self, injected_image, sidecar_image, version_of};
 use super::report::{Finding, counted, some};
 use crate::cluster::{Lack, Read, SIDECAR};
 use k8s_openapi::api::core::v1::Pod;
@@ -28,9 +28,8 @@ pub(super) fn has_sidecar(pod: &Pod) -> bool {
 pub(super) fn excluded(facts: &Facts, namespace: &str) -> bool {
     ["kube-system", "kube-node-lease", facts.control()].contains(&namespace)
         || facts.config("signet-operator").ok().flatten().is_some_and(|config| {
-            let text = config.data.as_ref().and_then(|data| data.get("operator.toml"));
-            let table = text.and_then(|text| text.parse::<toml::Table>().ok());
-            let names = table.as_ref().and_then(|table| table.get("inject")?.get("excluded_namespaces")?.as_array());
+            let settings = programs::settings(config, "operator.toml");
+            let names = settings.as_ref().and_then(|all| all.get("inject")?.get("excluded_namespaces")?.as_array());
             names.into_iter().flatten().any(|name| name.as_str() == Some(namespace))
         })
 }

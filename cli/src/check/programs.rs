@@ -113,11 +113,14 @@ pub(super) fn version_of(image: &str) -> &str {
     }
 }
 
+/// A program's settings as its ConfigMap holds them.
+pub(super) fn settings(config: &ConfigMap, file: &str) -> Option<toml::Table> {
+    config.data.as_ref()?.get(file)?.parse().ok()
+}
+
 /// The image that is injected: `[inject] image` of the operator's configuration.
 pub(super) fn injected_image(operator: &ConfigMap) -> Option<String> {
-    let text = operator.data.as_ref()?.get("operator.toml")?;
-    let table: toml::Table = text.parse().ok()?;
-    Some(table.get("inject")?.get("image")?.as_str()?.to_owned())
+    Some(settings(operator, "operator.toml")?.get("inject")?.get("image")?.as_str()?.to_owned())
 }
 
 /// A pod's containers by name, and their images.
