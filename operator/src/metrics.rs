@@ -56,8 +56,8 @@ impl Default for Metrics {
         let (readings, opened, closed) = (Words::default(), Words::default(), Words::default());
         let (sent, acknowledged, edges) = (Words::default(), Words::default(), Family::default());
         let gauges = || Gauge::default();
-        let (streams, revision, findings, good, workloads, unranged, svid_not_after) =
-            (gauges(), gauges(), gauges(), gauges(), gauges(), gauges(), gauges());
+        let (streams, revision, findings, good, workloads, unranged, svid_not_after, trust_sequence) =
+            (gauges(), gauges(), gauges(), gauges(), gauges(), gauges(), gauges(), gauges());
         registry.register("readings", "Readings of the directory, by what became of them", readings.clone());
         registry.register("streams", "Control streams that are open", streams.clone());
         registry.register("streams_opened", "Attempts to attach, by how they ended", opened.clone());
@@ -85,7 +85,6 @@ impl Default for Metrics {
         );
         let control = ListenerMetrics::default();
         registry.sub_registry_with_prefix("control").register_collector(Box::new(control.clone()));
-        let trust_sequence: Gauge = gauges();
         registry.register("trust_sequence", "Sequence of the trust state in force", trust_sequence.clone());
         let webhook = webhook::Metrics::register(&mut registry);
         Self {

@@ -88,9 +88,8 @@ impl Snapshot {
         services.sort_by(|a, b| a.service.key.cmp(&b.service.key));
 
         let beyond = |member: &&Member| member.workload.meshed && !member.workload.addresses.iter().all(in_mesh);
-        let unranged = members.iter().filter(beyond).count();
+        snapshot.unranged = members.iter().filter(beyond).count();
         snapshot.take_services(&services, hosts, &documents.unsure);
-        snapshot.unranged = unranged;
         (snapshot.members, snapshot.services) = (members, services);
         let content = snapshot.encode();
         snapshot.revision = if memory.revision != 0 && memory.content == content {
