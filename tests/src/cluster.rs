@@ -13,7 +13,6 @@ mod inside;
 mod lifecycle;
 mod space;
 
-pub use lifecycle::programs;
 pub use space::{Space, orders_from, pod, pod_of, service};
 
 use anyhow::{Context as _, bail};
@@ -79,7 +78,7 @@ fn possible() -> Result<(), String> {
     if !rustix::process::geteuid().is_root() || users.split_whitespace().ne(["0", "0", "4294967295"]) {
         return Err("a cluster needs root".into());
     }
-    let bin = programs();
+    let bin = signet_apiserver::bin();
     if bin.join("kubelet").exists() {
         Ok(())
     } else {

@@ -78,7 +78,7 @@ fn what_a_killed_start_left_is_removed() {
     let dir = scratch("b");
     let mut up = Command::new("setsid");
     let scripts = Path::new(env!("CARGO_MANIFEST_DIR")).join("cluster");
-    up.arg(scripts.join("up")).arg(&dir).env("SIGNET_CLUSTER_BIN", cluster::programs());
+    up.arg(scripts.join("up")).arg(&dir).env("SIGNET_CLUSTER_BIN", signet_apiserver::bin());
     let mut up = up.stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
     let begun = || dir.join("pid/kube-apiserver").exists().then_some(());
     wait_for("its API server has been started", PATIENCE, begun).unwrap();

@@ -51,20 +51,24 @@ pub struct ApiServer {
     _etcd: Process,
 }
 
-/// Where the programs are, or nothing after saying so. In CI (`CI` is set) their absence is a failure.
+/// Where `tests/cluster/build` puts what it has built, or `SIGNET_CLUSTER_BIN`.
+pub fn bin() -> PathBuf {
+    if let Some(dir) = std::env::var_os("SIGNET_CLUSTER_BIN") {
+        return dir.into();
+    }
+    let home = || std::env::var_os("HOME").map_or_else(|| PathBuf::from("/root"), PathBuf::from).join(".cache");
+    let cache = std::env::var_os("XDG_CACHE_HOME").filter(|dir| !dir.is_empty()).map_or_else(home, PathBuf::from);
+    cache.join("signet/cluster/bin")
+}
+
+/// The same where the programs are there, or nothing after saying so. In CI (`CI` is set) their absence is a failure.
 pub fn programs() -> Option<PathBuf> {
-    let bin = std::env::var_os("SIGNET_CLUSTER_BIN").map_or_else(|| cache().join("signet/cluster/bin"), PathBuf::from);
+    let bin = bin();
     let missing = ["etcd", "kube-apiserver"].iter().any(|program| !bin.join(program).exists());
     if missing {
         skipped(&format!("there is no etcd and kube-apiserver in {}: run tests/cluster/build", bin.display()));
     }
     (!missing).then_some(bin)
-}
-
-/// Where `tests/cluster/build` keeps what it has built.
-fn cache() -> PathBuf {
-    let home = || std::env::var_os("HOME").map_or_else(|| PathBuf::from("/root"), PathBuf::from).join(".cache");
-    std::env::var_os("XDG_CACHE_HOME").filter(|dir| !dir.is_empty()).map_or_else(home, PathBuf::from)
 }
 
 /// Says under the test's name that it cannot run here and why, past the capture of its output: it must not look like one that

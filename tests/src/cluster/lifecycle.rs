@@ -2,6 +2,7 @@
 use super::{Cluster, WORKLOAD};
 use crate::oci::Image;
 use anyhow::{Context as _, bail};
+use signet_apiserver::bin;
 use std::{
     ffi::OsStr,
     path::{Path, PathBuf},
@@ -20,22 +21,10 @@ fn scripts() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("cluster")
 }
 
-/// Where `tests/cluster/build` put what it built, or `SIGNET_CLUSTER_BIN`.
-pub fn programs() -> PathBuf {
-    if let Some(dir) = std::env::var_os("SIGNET_CLUSTER_BIN") {
-        return dir.into();
-    }
-    let cache = std::env::var_os("XDG_CACHE_HOME").map_or_else(
-        || PathBuf::from(std::env::var_os("HOME").unwrap_or_else(|| "/root".into())).join(".cache"),
-        PathBuf::from,
-    );
-    cache.join("signet/cluster/bin")
-}
-
 /// Runs one of the scripts to its end; gives what it said.
 pub(super) fn script<'a>(name: &str, dir: &Path, rest: impl IntoIterator<Item = &'a Path>) -> anyhow::Result<String> {
     let mut command = Command::new(scripts().join(name));
-    command.arg(dir).args(rest).env("SIGNET_CLUSTER_BIN", programs()).stdin(Stdio::null());
+    command.arg(dir).args(rest).env("SIGNET_CLUSTER_BIN", bin()).stdin(Stdio::null());
     let output = command.output().with_context(|| format!("running tests/cluster/{name}"))?;
     if !output.status.success() {
         bail!("tests/cluster/{name}: {}\n{}", output.status, String::from_utf8_lossy(&output.stderr));
@@ -53,7 +42,7 @@ pub(super) fn start(dir: &Path) -> anyhow::Result<Cluster> {
     std::fs::remove_dir_all(&images).context("removing the images")?;
     up?;
     let name = script("name", dir, [])?.trim().to_owned();
-    Ok(Cluster { dir: dir.to_owned(), bin: programs(), name, installed: OnceLock::new() })
+    Ok(Cluster { dir: dir.to_owned(), bin: bin(), name, installed: OnceLock::new() })
 }
 
 /// The images that `helm install` and the tests' own pods name. Their programs must be static, as `tests/run` builds them.
