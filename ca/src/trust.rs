@@ -55,7 +55,7 @@ impl Publisher {
 
     /// Publishes what `change` makes of the newest state; nothing when it changes nothing.
     pub async fn publish(&self, change: impl Fn(&mut TrustState)) -> Result<Arc<Published>, StoreError> {
-        self.swap(change, false).await
+        self.swap(change).await
     }
 
     /// A state that is in the ledger, from whoever wrote it there. A newer one is adopted. An older one, or another content
@@ -73,65 +73,86 @@ impl Publisher {
             tracing::info!(sequence, "another replica published a trust state");
             self.announce(offered);
         } else if offered.state != held.state {
-            tracing::error!(
-                alarm = "trust_conflict",
-                sequence,
-                held = held.state.sequence,
-                "the published trust state is older than the one held, or other content under its number: it is not taken, and what is held is published again"
-            );
-            self.publish_again().await;
+            self.put_back().await;
         }
     }
 
     /// The published state is not there any more.
     pub async fn gone(&self) {
         if self.newest().state.sequence > 0 {
-            tracing::error!(
-                alarm = "trust_gone",
-                "the published trust state was deleted: what is held is published again"
-            );
-            self.publish_again().await;
+            self.put_back().await;
         }
     }
 
-    async fn publish_again(&self) {
-        if let Err(error) = self.swap(|_| {}, true).await {
+    async fn put_back(&self) {
+        if let Err(error) = self.restore().await {
             tracing::error!(%error, "the trust state was not published again");
         }
     }
 
-    async fn swap(&self, change: impl Fn(&mut TrustState), again: bool) -> Result<Arc<Published>, StoreError> {
-        let began = self.newest().state.sequence;
+    /// Publishes what is held under a higher number, unless the ledger has it, or a newer one: what was heard of the ledger may
+    /// be older than the ledger, and another replica may have been faster.
+    async fn restore(&self) -> Result<(), StoreError> {
+        for _ in 0..TRIES {
+            // In this order: what this replica itself publishes in between is found in the ledger.
+            let held = self.newest();
+            let published = self.ledger.trust().await?;
+            let sequence = published.as_ref().map_or(0, |(sequence, _)| *sequence);
+            if let Some((sequence, content)) = published {
+                if sequence > held.state.sequence {
+                    self.announce(read(sequence, &content)?);
+                    return Ok(());
+                }
+                // What cannot be read is not what is held.
+                if read(sequence, &content).is_ok_and(|published| published.state == held.state) {
+                    return Ok(());
+                }
+                tracing::error!(
+                    alarm = "trust_conflict",
+                    sequence,
+                    held = held.state.sequence,
+                    "the published trust state is older than the one held, or other content under its number: it is not taken, and what is held is published again"
+                );
+            } else {
+                tracing::error!(
+                    alarm = "trust_gone",
+                    "the published trust state was deleted: what is held is published again"
+                );
+            }
+            if self.replace(sequence, held.state.clone()).await? == Swap::Done {
+                return Ok(());
+            }
+        }
+        Err(contended())
+    }
+
+    async fn swap(&self, change: impl Fn(&mut TrustState)) -> Result<Arc<Published>, StoreError> {
         for _ in 0..TRIES {
             let held = self.newest();
-            if again && held.state.sequence > began {
-                // Another replica, which saw the same, was faster.
-                return Ok(held);
-            }
             let mut state = held.state.clone();
             change(&mut state);
-            if state == held.state && state.sequence > 0 && !again {
+            if state == held.state && state.sequence > 0 {
                 return Ok(held);
             }
-            let now = self.clock.seconds();
-            state.sequence = next_sequence(held.state.sequence, now);
-            let wire = trust_state_to_wire(&state);
-            let published = if again { self.published().await? } else { held.state.sequence };
-            match self.ledger.swap_trust(published, state.sequence, wire.encode_to_vec(), now).await? {
-                Swap::Done => {
-                    tracing::info!(sequence = state.sequence, "published a trust state");
-                    self.announce(Published { state, wire });
-                    return Ok(self.newest());
-                }
+            match self.replace(held.state.sequence, state).await? {
+                Swap::Done => return Ok(self.newest()),
                 Swap::Lost => self.reload().await?,
             }
         }
-        Err(StoreError::Content(format!("the trust state changed {TRIES} times while one was being published")))
+        Err(contended())
     }
 
-    /// The number under which the ledger has a state, whatever we hold.
-    async fn published(&self) -> Result<u64, StoreError> {
-        Ok(self.ledger.trust().await?.map_or(0, |(sequence, _)| sequence))
+    /// Puts `state` in the place of what the ledger has under `published`, under a number after its own.
+    async fn replace(&self, published: u64, mut state: TrustState) -> Result<Swap, StoreError> {
+        let now = self.clock.seconds();
+        state.sequence = next_sequence(state.sequence, now);
+        let wire = trust_state_to_wire(&state);
+        let swap = self.ledger.swap_trust(published, state.sequence, wire.encode_to_vec(), now).await?;
+        if swap == Swap::Done {
+            tracing::info!(sequence = state.sequence, "published a trust state");
+            self.announce(Published { state, wire });
+        }
+        Ok(swap)
     }
 
     async fn reload(&self) -> Result<(), StoreError> {
@@ -164,6 +185,10 @@ fn read(sequence: u64, content: &[u8]) -> Result<Published, StoreError> {
         return Err(StoreError::Content(format!("trust state {sequence} says that it is {}", state.sequence)));
     }
     Ok(Published { state, wire })
+}
+
+fn contended() -> StoreError {
+    StoreError::Content(format!("the trust state changed {TRIES} times while one was being published"))
 }
 
 /// Never goes back, and jumps to the present so that a restored backup overtakes what it had published.

@@ -66,3 +66,26 @@ async fn whoever_watches_sees_the_newest() {
     watch.changed().await.unwrap();
     assert_eq!(watch.borrow_and_update().state.sequence, 1001, "and may skip what came before");
 }
+
+#[tokio::test]
+async fn what_was_heard_late_takes_nothing_back_that_another_has_published_since() {
+    let dir = tempfile::tempdir().unwrap();
+    let second = Arc::new(AtomicU64::new(1000));
+    let (one, other) = (publisher(dir.path(), &second).await, publisher(dir.path(), &second).await);
+    let first = one.publish(deny(1)).await.unwrap();
+    let held = one.publish(deny(2)).await.unwrap();
+    let both = other.publish(deny(3)).await.unwrap();
+    assert_eq!(both.state.deny.serials.len(), 3);
+    // One holds the second; of the third it has not heard yet, and of the first only now.
+    second.store(2000, Ordering::Relaxed);
+    assert_eq!(one.newest().state, held.state);
+    one.offer(first.state.sequence, &first.wire.encode_to_vec()).await;
+    assert_eq!(one.newest().state, both.state);
+    // And that the state was gone for a moment, after it was published again.
+    one.gone().await;
+    assert_eq!(
+        publisher(dir.path(), &second).await.newest().state,
+        both.state,
+        "neither content nor number is another"
+    );
+}

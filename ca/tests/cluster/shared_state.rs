@@ -55,6 +55,10 @@ async fn of_many_who_publish_at_once_nobodys_change_is_lost_and_every_replica_ha
     }
     let first = &replicas[0].0.newest().state;
     assert!(replicas.iter().all(|(publisher, _)| publisher.newest().state == *first), "one number, one content");
+    sequences.sort_unstable();
+    sequences.dedup();
+    assert_eq!(sequences.len(), 12, "each change under a number of its own");
+    assert_eq!(sequences.last(), Some(&first.sequence), "and none was taken for one that went back");
 }
 
 #[tokio::test(flavor = "multi_thread")]
