@@ -3,7 +3,7 @@
 //! folder) walks them when rules, trust or time change; admin lists them.
 mod registry;
 
-pub use registry::{Registered, Registry};
+pub use registry::{Opening, Registered, Registry};
 
 use crate::clock::{Booted, Moment};
 use crate::path::canonical;

@@ -1,6 +1,6 @@
 //! What is said about one connection when it ends: collected on the way, written once. A connection that is dropped without
 //! a word (a panic, the end of the process) is still written, as unfinished.
-use crate::live::{CutReason, Direction, Live, Tunnel};
+use crate::live::{CutReason, Direction, Live, Opening, Tunnel};
 use crate::refusal::Broken;
 use crate::refusal::Refusal;
 use crate::shared::Shared;
@@ -19,6 +19,8 @@ pub struct Record {
     started: Instant,
     /// In a place of their own: a record is moved from task to task, and they are long.
     facts: Box<Facts>,
+    /// Until it is carried.
+    opening: Option<Opening>,
     written: bool,
 }
 
@@ -84,7 +86,8 @@ impl Record {
     /// For a connection that was just accepted.
     pub fn new(shared: &Arc<Shared>, direction: Direction, source: SocketAddr) -> Self {
         let facts = Box::new(Facts { source: crate::path::canonical(source), ..Facts::new(direction, shared) });
-        Self { shared: shared.clone(), started: Instant::now(), facts, written: false }
+        let opening = Some(shared.live.opening());
+        Self { shared: shared.clone(), started: Instant::now(), facts, opening, written: false }
     }
 
     pub fn to(&mut self, destination: SocketAddr) {
@@ -143,6 +146,7 @@ impl Record {
 
     /// Runs a connection that is carried, and writes it when it ends. Returns the bytes that it moved.
     pub async fn carry(mut self, live: &Live, carried: impl Future<Output = Result<(), Broken>>) -> u64 {
+        self.opening = None;
         self.facts.admitted = true;
         if self.facts.reason == "unfinished" {
             self.facts.reason = self.facts.verdict.as_ref().map_or("meshed", |verdict| verdict.reason.code());

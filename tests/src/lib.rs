@@ -10,7 +10,7 @@ pub mod workload;
 
 use signet::demo::{
     mesh::{Family, Join, Mesh, Options, Workload},
-    process::wait_for,
+    process::{Process, Signal, wait_for},
     world::Namespace,
 };
 use std::{net::IpAddr, path::PathBuf, process::Command, time::Duration};
@@ -55,6 +55,20 @@ pub fn mesh_with(change: impl FnOnce(&mut Options)) -> Mesh {
 /// A workload of the namespace `shop` whose service account has its own name, joined and ready.
 pub fn join(mesh: &mut Mesh, name: &str, ports: &[(&str, u16)]) -> Workload {
     mesh.join(&Join { name, namespace: "shop", service_account: name, ports }).expect("the workload joins")
+}
+
+/// SIGSTOP, and waits until no thread of it runs: it comes later than the signal. It is frozen until SIGCONT.
+pub fn freeze(process: &Process) {
+    process.signal(Signal::STOP);
+    let stopped = |thread: std::io::Result<std::fs::DirEntry>| {
+        let status = std::fs::read_to_string(thread?.path().join("status"))?;
+        std::io::Result::Ok(status.lines().any(|line| line.starts_with("State:\tT")))
+    };
+    let frozen = || {
+        let mut threads = std::fs::read_dir(format!("/proc/{}/task", process.pid())).ok()?;
+        threads.all(|thread| stopped(thread).unwrap_or(false)).then_some(())
+    };
+    wait_for("no thread of it runs", SOON, frozen).expect("SIGSTOP stops it");
 }
 
 /// The usual pair: `checkout` may call `orders` on port 8080, and the rule that says so is in force.

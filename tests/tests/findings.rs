@@ -9,7 +9,7 @@ use signet::demo::{
 use signet_tests::{
     SOON,
     apps::{End, Server, call, echoed, end_of, is_reset, reaches},
-    join, logged, mesh, mesh_with,
+    freeze, join, logged, mesh, mesh_with,
     openssl::{Leaf, Pair, Workshop},
     outside, pair,
 };
@@ -72,7 +72,7 @@ fn f8_every_open_port_of_every_program_is_mutual_tls_or_health_or_loopback() {
     let machine = mesh.world.machine("late").unwrap();
     let mut late =
         mesh.prepare(machine, &Join { name: "late", namespace: "shop", service_account: "late", ports: &[] }).unwrap();
-    mesh.ca.as_ref().unwrap().signal(Signal::STOP);
+    freeze(mesh.ca.as_ref().unwrap());
     late.capture("up").unwrap();
     late.start_sidecar().unwrap();
     wait_for("it listens", SOON, || late.admin("/certificates").ok()).unwrap();

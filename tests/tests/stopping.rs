@@ -8,7 +8,7 @@ use signet::demo::{
 use signet_tests::{
     FAMILIES, SOON,
     apps::{End, Server, call, echoed, end_of, is_reset, reaches, receive, send_noise},
-    logged, mesh_with, pair,
+    freeze, logged, mesh_with, pair,
 };
 use std::{io::Read as _, net::Shutdown, sync::mpsc, time::Duration};
 
@@ -124,7 +124,7 @@ fn what_outlives_the_grace_is_reset_on_both_sides_and_both_logs_say_so_whichever
             terminate(&stopped);
             let what = format!("{framing}, {} stops", stopped.name);
             for stream in &mut open {
-                assert_eq!(end_of(stream, SOON), End::Reset, "{what}: the caller");
+                assert_eq!(end_of(stream, SOON), End::Reset, "{what}: the caller: {}", stopped.log());
                 assert_eq!(hear.recv_timeout(SOON).unwrap(), End::Reset, "{what}: the called");
             }
             ends_well(&mut stopped, SOON);
@@ -138,6 +138,22 @@ fn what_outlives_the_grace_is_reset_on_both_sides_and_both_logs_say_so_whichever
             assert!(other.sidecar.as_mut().unwrap().ended().is_none());
         }
     }
+}
+
+#[test]
+fn what_is_still_being_opened_when_the_grace_ends_is_waited_for_and_then_reset_and_its_log_says_so() {
+    let (_mesh, mut checkout, orders, _server) = stage("[drain]\ngrace = \"1s\"\n");
+    // From here on it takes connections and answers none.
+    freeze(orders.sidecar.as_ref().unwrap());
+    let mut open = FAMILIES.map(|family| call(&checkout.machine, orders.address(family), 8080).unwrap());
+    let opening = || (checkout.metric("signet_sidecar_connections_opening") == FAMILIES.len() as u64).then_some(());
+    wait_for("both are being opened", SOON, opening).unwrap();
+    terminate(&checkout);
+    for stream in &mut open {
+        assert_eq!(end_of(stream, SOON), End::Reset, "{}", checkout.log());
+    }
+    ends_well(&mut checkout, SOON);
+    assert_eq!(checkout.log().matches(" reason=draining ").count(), FAMILIES.len(), "{}", checkout.log());
 }
 
 /// How many inbound connections a sidecar carries now.

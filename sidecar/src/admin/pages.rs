@@ -84,6 +84,7 @@ fn present(source: &Source) -> Present {
         configuration_revision: shared.view.state().map(|state| state.version.revision),
         certificate_failures: source.enrolment.borrow().failures,
         operator_connected: source.operator_connected.load(Relaxed),
+        opening: shared.live.count_opening(),
         tunnels: shared.live.tunnels().len(),
         log_dropped: source.access_log.as_ref().map_or(0, AccessLog::dropped),
         ready: source.readiness.ready(),

@@ -4,7 +4,7 @@ use super::{Cut, Direction, Exporter, Live, Tunnel, lock};
 use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::pin::pin;
-use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed, Ordering::SeqCst};
 use std::sync::{Arc, Mutex, OnceLock};
 use tokio::sync::Notify;
 
@@ -12,6 +12,7 @@ use tokio::sync::Notify;
 #[derive(Debug, Default)]
 pub struct Registry {
     next: AtomicU64,
+    opening: AtomicUsize,
     connections: Mutex<HashMap<u64, Arc<Live>>>,
     tunnels: Mutex<HashMap<Exporter, Arc<Tunnel>>>,
     emptied: Notify,
@@ -40,7 +41,25 @@ impl<T> std::ops::Deref for Registered<T> {
     }
 }
 
+/// One connection that was accepted and is not carried yet, until dropped.
+#[derive(Debug)]
+pub struct Opening(Arc<Registry>);
+
+impl Drop for Opening {
+    fn drop(&mut self) {
+        if self.0.opening.fetch_sub(1, SeqCst) == 1 {
+            self.0.emptied.notify_waiters();
+        }
+    }
+}
+
 impl Registry {
+    /// Counts a connection that is being opened until the guard is dropped: whoever waits for the end waits for it too.
+    pub fn opening(self: &Arc<Self>) -> Opening {
+        self.opening.fetch_add(1, SeqCst);
+        Opening(self.clone())
+    }
+
     /// Registers a connection until the guard is dropped; one that leaves in plaintext with its endpoint.
     pub fn open(
         self: &Arc<Self>,
@@ -111,9 +130,15 @@ impl Registry {
         lock(&self.connections).len()
     }
 
-    /// Resolves when no connection is open.
+    /// How many connections are being opened now.
+    pub fn count_opening(&self) -> usize {
+        self.opening.load(SeqCst)
+    }
+
+    /// Resolves when no connection is open or being opened.
     pub async fn emptied(&self) {
-        none(&self.emptied, || self.count()).await;
+        // In this order: what is opened in between is found open.
+        none(&self.emptied, || self.count_opening() + self.count()).await;
     }
 
     /// Resolves when no tunnel is open.
@@ -127,12 +152,15 @@ impl Registry {
     }
 }
 
-/// Resolves when there is none of these, now or in a moment of which `told` hears.
-async fn none(told: &Notify, count: impl Fn() -> usize) {
-    let mut told = pin!(told.notified());
-    // From here on it hears of every such moment, so that none falls between the look and the wait.
-    told.as_mut().enable();
-    if count() > 0 {
+/// Resolves when there is none of these, now or in a moment of which `changed` tells.
+async fn none(changed: &Notify, count: impl Fn() -> usize) {
+    loop {
+        let mut told = pin!(changed.notified());
+        // From here on it hears of every such moment, so that none falls between the look and the wait.
+        told.as_mut().enable();
+        if count() == 0 {
+            return;
+        }
         told.await;
     }
 }

@@ -74,6 +74,8 @@ pub struct Present {
     pub certificate_failures: u64,
     /// Whether the control stream stands.
     pub operator_connected: bool,
+    /// Connections that were accepted and are not carried yet.
+    pub opening: usize,
     /// Tunnels that are open.
     pub tunnels: usize,
     /// Access-log records that were dropped.
@@ -254,6 +256,7 @@ impl Collector for Scrape {
         let revision = present.configuration_revision.map_or(0, signed);
         gauge("configuration_revision", "Revision of the configuration in force; 0 before the first", revision)?;
         gauge("operator_connected", "Whether the control stream stands", present.operator_connected.into())?;
+        gauge("connections_opening", "Connections that are being opened", signed(present.opening as u64))?;
         gauge("tunnels_open", "Tunnels to and from peers that are open", signed(present.tunnels as u64))?;
         gauge("ready", "Whether this sidecar is ready", present.ready.into())
     }

@@ -8,7 +8,7 @@ use crate::live::{Direction, Registered, Tunnel};
 use crate::proof;
 use crate::record::Record;
 use crate::refusal::Refusal;
-use crate::shared::{Permit, Place, Shared};
+use crate::shared::{Permit, Place};
 use crate::tls::{Framing, Proven, Tls};
 use bytes::Bytes;
 use h2::server::SendResponse;
@@ -34,7 +34,7 @@ pub async fn serve_plaintext(path: Rc<Path>, mut caller: TcpStream, from: Socket
     let plaintext = Caller::Plaintext(record.source().ip());
     let opened = match socket::original_destination(&caller) {
         None => Err(Refusal::NoOriginalDestination),
-        Some(to) => admit_and_dial(&mut record, to, plaintext).await,
+        Some(to) => path.until_leaving(admit_and_dial(&mut record, to, plaintext)).await,
     };
     match opened {
         Err(refusal) => {
@@ -71,17 +71,18 @@ pub async fn serve_tunnel(path: Rc<Path>, tcp: TcpStream, from: SocketAddr) {
     };
     shared.observe.handshake();
     match proven.framing {
-        Framing::Alone => serve_alone(&shared, tls, proven, from).await,
+        Framing::Alone => serve_alone(&path, tls, proven, from).await,
         Framing::Pooled => serve_pooled(path, tls, proven, from).await,
         Framing::Proof => proof::answer(&shared, tls, proven).await,
     }
 }
 
-async fn serve_alone(shared: &Arc<Shared>, mut tls: Tls, proven: Proven, from: SocketAddr) {
+async fn serve_alone(path: &Path, mut tls: Tls, proven: Proven, from: SocketAddr) {
+    let shared = &path.shared;
     let mut record = Record::new(shared, Direction::Inbound, from);
     let tunnel = shared.live.hold(Arc::new(proven.into_tunnel(from, false)));
     record.tunnel(&tunnel, Framing::Alone);
-    match open_alone(&mut tls, &tunnel, &mut record).await {
+    match path.until_leaving(open_alone(&mut tls, &tunnel, &mut record)).await {
         Err(refusal) => {
             // The peer may be gone already; what it was told is in the record.
             drop(tls.write_all(head::write_refusal(&refusal).as_bytes()).await);
@@ -137,7 +138,7 @@ async fn serve_pooled(path: Rc<Path>, tls: Tls, proven: Proven, from: SocketAddr
                     respond.send_reset(Reason::REFUSED_STREAM);
                 }
                 Some(Ok((request, respond))) => {
-                    tokio::task::spawn_local(serve_stream(shared.clone(), tunnel.clone(), request, respond, from));
+                    tokio::task::spawn_local(serve_stream(path.clone(), tunnel.clone(), request, respond, from));
                 }
                 Some(Err(error)) => return tracing::debug!(%from, peer = %tunnel.peer.leaf.id, %error, "tunnel ended"),
                 None => return,
@@ -169,16 +170,16 @@ async fn serve_pooled(path: Rc<Path>, tls: Tls, proven: Proven, from: SocketAddr
 }
 
 async fn serve_stream(
-    shared: Arc<Shared>,
+    path: Rc<Path>,
     tunnel: Rc<Registered<Tunnel>>,
     request: Request<RecvStream>,
     mut respond: SendResponse<Bytes>,
     from: SocketAddr,
 ) {
-    let mut record = Record::new(&shared, Direction::Inbound, from);
+    let mut record = Record::new(&path.shared, Direction::Inbound, from);
     record.tunnel(&tunnel, Framing::Pooled);
     // In a place of its own: what opening needs is let go before bytes flow.
-    let open = Box::pin(open_stream(&tunnel, &request, &mut record));
+    let open = Box::pin(path.until_leaving(open_stream(&tunnel, &request, &mut record)));
     let opened = tokio::select! {
         biased;
         // The caller is gone: the application need not hear of it.

@@ -20,6 +20,7 @@ pub use copy::Socket;
 pub use outbound::{Target, dial_tunnel};
 pub use socket::canonical;
 
+use crate::refusal::Refusal;
 use crate::shared::Shared;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -63,6 +64,16 @@ impl Path {
         }
         stop.await;
         Ok(())
+    }
+
+    /// What this opens, or a refusal when nothing is opened any more: a task that just ended with the process would leave its
+    /// caller with what looks like an orderly end.
+    async fn until_leaving<T>(&self, opening: impl Future<Output = Result<T, Refusal>>) -> Result<T, Refusal> {
+        tokio::select! {
+            biased;
+            opened = opening => opened,
+            () = self.reached(Phase::Leaving) => Err(Refusal::Draining),
+        }
     }
 
     /// Resolves when the process is as far as this.

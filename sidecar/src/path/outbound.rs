@@ -67,7 +67,8 @@ pub async fn serve(path: Rc<Path>, mut app: TcpStream, from: SocketAddr) {
     }
     let mut record = Record::new(&shared, Direction::Outbound, from);
     // In a place of its own: what opening needs is let go before bytes flow.
-    let Opened { mut side, tunnel, own, held } = match Box::pin(open(&path, to, &mut record)).await {
+    let Opened { mut side, tunnel, own, held } = match Box::pin(path.until_leaving(open(&path, to, &mut record))).await
+    {
         Ok(opened) => opened,
         Err(refusal) => {
             app.abort(None);

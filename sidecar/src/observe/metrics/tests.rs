@@ -92,6 +92,7 @@ fn handshakes_limits_errors_and_shadows_are_counted() {
         certificate_failures: 2,
         log_dropped: 3,
         operator_connected: true,
+        opening: 4,
         ..Present::default()
     };
     let text = metrics.encode(present);
@@ -106,6 +107,7 @@ fn handshakes_limits_errors_and_shadows_are_counted() {
         "signet_sidecar_certificate_failures_total 2",
         "signet_sidecar_access_log_dropped_total 3",
         "signet_sidecar_operator_connected 1",
+        "signet_sidecar_connections_opening 4",
     ] {
         assert!(text.lines().any(|l| l == line), "{line} is missing in\n{text}");
     }
