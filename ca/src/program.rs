@@ -27,7 +27,7 @@ use crate::{
 use anyhow::Context;
 use rand::RngExt as _;
 use rustls_pki_types::CertificateDer;
-use signet_enroll::{places::Counts, serve_tls_with};
+use signet_enroll::{places::Counts, serve_tls};
 use signet_identity::{Bundle, ClientAuth, Credentials, TrustDomain};
 use signet_proto::ca::certificate_authority_server::CertificateAuthorityServer;
 use std::{io::Write, net::SocketAddr, pin::Pin, sync::Arc, time::Duration};
@@ -121,7 +121,7 @@ pub async fn start_with(config: Config, clock: Clock, journal: Box<dyn Write + S
         whole_ipv6: config.kubernetes.is_some(),
         ..signet_enroll::Limits::default()
     };
-    let incoming = serve_tls_with(listener, &credentials, ClientAuth::Optional, door);
+    let incoming = serve_tls(listener, &credentials, ClientAuth::Optional, door);
     metrics.watch_listener(incoming.counters());
     let service = Service::new(Parts {
         callers,

@@ -1,6 +1,6 @@
 //! A small CA for tests: real TLS, real gRPC, real certificates, and knobs to misbehave. The real one is tested against
 //! `enroll` in the workspace's `tests`.
-use crate::serve::serve_tls;
+use crate::serve::{Limits, serve_tls};
 use crate::wire::trust_state_to_wire;
 use aws_lc_rs::digest::{SHA256, digest};
 use rcgen::PublicKeyData;
@@ -98,7 +98,12 @@ impl FakeCa {
         let service = Service { authority: self.authority.clone(), book: self.book.clone(), trust: self.trust.clone() };
         let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
         runtime.spawn(async move {
-            let incoming = serve_tls(TcpListener::from_std(listener).unwrap(), &credentials, ClientAuth::None);
+            let incoming = serve_tls(
+                TcpListener::from_std(listener).unwrap(),
+                &credentials,
+                ClientAuth::Optional,
+                Limits::default(),
+            );
             let service = CertificateAuthorityServer::new(service);
             tonic::transport::Server::builder().serve_with_incoming(service, incoming).await.unwrap();
         });

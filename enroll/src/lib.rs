@@ -28,9 +28,7 @@ pub use config::EnrollConfig;
 pub use connect::{ConnectError, Connector, channel, connector};
 pub use enroller::{EnrollError, Enroller};
 pub use schedule::{LONGEST_ASKED, LONGEST_RETRY, SHORTEST_RETRY};
-pub use serve::{
-    Connection, ConnectionInfo, Counters, Incoming, Limits, ListenerMetrics, caller, serve_tls, serve_tls_with,
-};
+pub use serve::{Connection, ConnectionInfo, Counters, Incoming, Limits, ListenerMetrics, caller, serve_tls};
 pub use state_dir::StateError;
 pub use status::Status;
 pub use wire::{WireError, trust_state_from_wire, trust_state_to_wire};

@@ -158,18 +158,8 @@ pub fn caller<T>(request: &tonic::Request<T>) -> Option<&ConnectionInfo> {
     request.extensions().get()
 }
 
-/// Serves TLS on a listener, with default limits. Needs a tokio runtime.
-pub fn serve_tls(listener: TcpListener, credentials: &Arc<Credentials>, auth: ClientAuth) -> Incoming {
-    serve_tls_with(listener, credentials, auth, Limits::default())
-}
-
-/// The same with limits.
-pub fn serve_tls_with(
-    listener: TcpListener,
-    credentials: &Arc<Credentials>,
-    auth: ClientAuth,
-    limits: Limits,
-) -> Incoming {
+/// Serves TLS on a listener. Needs a tokio runtime.
+pub fn serve_tls(listener: TcpListener, credentials: &Arc<Credentials>, auth: ClientAuth, limits: Limits) -> Incoming {
     let counters = Arc::new(Counters::default());
     let (sender, connections) = mpsc::channel(64);
     let door = Arc::new(Door {
@@ -266,7 +256,6 @@ impl Door {
                         }
                     },
                     ClientAuth::Optional => self.proved(&stream, remote).map(Arc::new),
-                    ClientAuth::None => None,
                 };
                 self.counters.accepted.fetch_add(1, Ordering::Relaxed);
                 let Some(resident) = self.resident(peer.as_deref(), remote) else {

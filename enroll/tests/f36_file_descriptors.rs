@@ -2,7 +2,7 @@
 //! the limit is the whole process's.
 #![allow(clippy::unwrap_used, reason = "in a test, what cannot be made ends the test")]
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
-use signet_enroll::{connector, serve_tls};
+use signet_enroll::{Limits, connector, serve_tls};
 use signet_identity::ClientAuth;
 use signet_identity::testing::Authority;
 use std::fs::File;
@@ -16,7 +16,8 @@ async fn f36_accept_without_file_descriptors_backs_off_counts_and_recovers() {
     let ca = Authority::new("prod.example");
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
-    let mut incoming = serve_tls(listener, &ca.credentials("shop", "orders", None), ClientAuth::Required);
+    let mut incoming =
+        serve_tls(listener, &ca.credentials("shop", "orders", None), ClientAuth::Required, Limits::default());
     let counters = incoming.counters();
 
     // The client's socket is there before the descriptors are gone.

@@ -33,8 +33,6 @@ pub enum ClientAuth {
     /// certificate proves that he has its key, and nothing else: an SVID that has ended must not keep a workload from the CA.
     /// What it is worth is for whoever asks `verify_chain` afterwards.
     Optional,
-    /// Ask for none.
-    None,
 }
 
 /// The cryptography of every connection: aws-lc-rs, TLS 1.3 suites, hybrid key exchange first, P-256 signatures alone.
@@ -96,7 +94,6 @@ impl Credentials {
         let builder = match auth {
             ClientAuth::Required => builder.with_client_cert_verifier(verifier::of_clients(self.clone())),
             ClientAuth::Optional => builder.with_client_cert_verifier(verifier::of_anybody()),
-            ClientAuth::None => builder.with_no_client_auth(),
         };
         let alpn_required = !alpn.is_empty() && !alpn.contains(&b"http/1.1".as_slice());
         let mut config = builder.with_cert_resolver(resolver::of_server(self.clone(), alpn_required));

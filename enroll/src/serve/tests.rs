@@ -6,6 +6,7 @@ use signet_identity::testing::Authority;
 use signet_identity::{SpiffeId, TrustState};
 use std::io::Read;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio_rustls::TlsConnector;
 use tokio_stream::StreamExt;
 
 struct Door {
@@ -26,7 +27,7 @@ impl Door {
     async fn open(&self, auth: ClientAuth, limits: Limits) -> (SocketAddr, Incoming) {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
-        (address, serve_tls_with(listener, &self.server, auth, limits))
+        (address, serve_tls(listener, &self.server, auth, limits))
     }
 }
 
@@ -109,7 +110,7 @@ async fn clients_without_an_svid_are_counted_and_not_let_in() {
 #[tokio::test]
 async fn f8_plaintext_is_not_answered() {
     let door = Door::new();
-    let (address, incoming) = door.open(ClientAuth::None, Limits::default()).await;
+    let (address, incoming) = door.open(ClientAuth::Optional, Limits::default()).await;
     let mut stream = TcpStream::connect(address).await.unwrap();
     stream.write_all(b"GET / HTTP/1.1\r\nhost: x\r\n\r\n").await.unwrap();
     let mut answer = Vec::new();
@@ -219,8 +220,10 @@ fn a_stranger_has_a_whole_ipv6_network_but_in_a_cluster_where_that_is_a_nodes_po
 async fn one_address_cannot_take_all_connections() {
     let door = Door::new();
     let limits = Limits { connections_per_address: 2, ..Limits::default() };
-    let (address, mut incoming) = door.open(ClientAuth::None, limits).await;
-    let connector = connector(&door.client, door.id.clone(), ALPN);
+    let (address, mut incoming) = door.open(ClientAuth::Optional, limits).await;
+    // It shows no certificate.
+    let stranger = Credentials::new(door.ca.trust_state(1)).unwrap();
+    let connector = connector(&stranger, door.id.clone(), ALPN);
     let mut held = Vec::new();
     for _ in 0..2 {
         let (client, server) = tokio::join!(connector.connect("127.0.0.1", address.port()), incoming.next());
@@ -234,7 +237,10 @@ async fn one_address_cannot_take_all_connections() {
     // Another address has its own.
     let socket = tokio::net::TcpSocket::new_v4().unwrap();
     socket.bind(([127, 0, 0, 2], 0).into()).unwrap();
-    let _other = socket.connect(address).await.unwrap();
+    let other = TlsConnector::from(stranger.client_config(ALPN));
+    let other = other.connect(tls::unnamed(), socket.connect(address).await.unwrap());
+    let (other, server) = tokio::join!(other, incoming.next());
+    assert!(other.is_ok() && server.unwrap().is_ok());
     held.clear();
     let (client, server) = tokio::join!(connector.connect("127.0.0.1", address.port()), incoming.next());
     assert!(client.is_ok() && server.unwrap().is_ok(), "places come back");
@@ -300,7 +306,7 @@ async fn f12_where_certificates_are_optional_a_good_one_counts_for_its_peer_and_
 async fn a_connection_from_which_nothing_comes_is_closed() {
     let door = Door::new();
     let limits = Limits { silence: Duration::from_millis(300), ..Limits::default() };
-    let (address, mut incoming) = door.open(ClientAuth::None, limits).await;
+    let (address, mut incoming) = door.open(ClientAuth::Optional, limits).await;
     let connector = connector(&door.client, door.id.clone(), ALPN);
     let (client, server) = tokio::join!(connector.connect("127.0.0.1", address.port()), incoming.next());
     let (_client, mut server) = (client.unwrap(), server.unwrap().unwrap());

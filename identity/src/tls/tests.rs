@@ -106,7 +106,7 @@ fn f1_no_ticket_is_sent_and_a_second_connection_verifies_against_the_trust_of_to
 #[test]
 fn v7_neither_configuration_can_resume_or_send_early_data() {
     let credentials = Authority::new("prod.example").credentials("a", "b", None);
-    for auth in [ClientAuth::Required, ClientAuth::None] {
+    for auth in [ClientAuth::Required, ClientAuth::Optional] {
         let server = credentials.server_config(auth, &[]);
         assert_eq!(server.send_tls13_tickets, 0);
         assert_eq!(server.max_early_data_size, 0);
@@ -141,11 +141,11 @@ fn a_new_key_and_a_new_root_are_used_by_the_next_handshake_without_a_new_configu
 fn without_an_svid_servers_refuse_and_clients_present_nothing() {
     let ca = Authority::new("prod.example");
     let (full, empty) = (ca.credentials("a", "b", None), Credentials::new(ca.trust_state(1)).unwrap());
-    let (mut client, mut server) = connect(&full.client_config(&[]), &empty.server_config(ClientAuth::None, &[]));
+    let (mut client, mut server) = connect(&full.client_config(&[]), &empty.server_config(ClientAuth::Optional, &[]));
     assert!(drive(&mut client, &mut server).1.is_err(), "a server without an SVID accepts nobody");
     let (mut client, mut server) = connect(&empty.client_config(&[]), &full.server_config(ClientAuth::Required, &[]));
     assert!(drive(&mut client, &mut server).1.is_err(), "a client without an SVID is not accepted");
-    let (mut client, mut server) = connect(&empty.client_config(&[]), &full.server_config(ClientAuth::None, &[]));
+    let (mut client, mut server) = connect(&empty.client_config(&[]), &full.server_config(ClientAuth::Optional, &[]));
     drive(&mut client, &mut server).1.expect("the CA's listener takes clients without an SVID");
 }
 

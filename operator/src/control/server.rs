@@ -1,7 +1,7 @@
 //! Serves the control service over mutual TLS.
 use super::hub::Hub;
 use super::service::Service;
-use signet_enroll::serve_tls_with;
+use signet_enroll::serve_tls;
 use signet_identity::{ClientAuth, Credentials};
 use std::future::Future;
 use std::sync::Arc;
@@ -22,7 +22,7 @@ pub async fn serve(
     hub: Arc<Hub>,
     stop: impl Future<Output = ()>,
 ) -> Result<(), tonic::transport::Error> {
-    let incoming = serve_tls_with(listener, credentials, ClientAuth::Required, hub.limits.door);
+    let incoming = serve_tls(listener, credentials, ClientAuth::Required, hub.limits.door);
     hub.metrics.control.watch(incoming.counters());
     Server::builder()
         // No `max_connection_age_grace`: with it tonic 0.14.9 never says goodbye, but waits for both times and then cuts
