@@ -240,7 +240,7 @@ impl CertificateAuthority for Service {
         let peer = peer(&request);
         let caller = self.parts.caller(&request);
         let address = caller.address;
-        let outcome = self.parts.in_time(self.parts.clone().issue(caller, peer, request.into_inner())).await;
+        let outcome = self.parts.in_time(Box::pin(self.parts.clone().issue(caller, peer, request.into_inner()))).await;
         self.answer("issue", address, outcome)
     }
 

@@ -59,13 +59,14 @@ impl Publisher {
     }
 
     /// A state that is in the ledger, from whoever wrote it there. A newer one is adopted. An older one, or another content
-    /// under the number that is held, is neither: it is alarmed, and what is held is published again under a higher number.
-    pub async fn offer(&self, sequence: u64, content: &[u8]) {
+    /// under the number that is held, is neither: it is alarmed, and what is held is published again under a higher number; an
+    /// error says that it was not, and must be.
+    pub async fn offer(&self, sequence: u64, content: &[u8]) -> Result<(), StoreError> {
         let offered = match read(sequence, content) {
             Ok(offered) => offered,
             Err(error) => {
                 tracing::error!(alarm = "trust_state", %error, "the published trust state is not one; what is held stays");
-                return;
+                return Ok(());
             }
         };
         let held = self.newest();
@@ -73,29 +74,20 @@ impl Publisher {
             tracing::info!(sequence, "another replica published a trust state");
             self.announce(offered);
         } else if offered.state != held.state {
-            self.put_back().await;
+            return self.restore().await;
         }
-    }
-
-    /// The published state is not there any more.
-    pub async fn gone(&self) {
-        if self.newest().state.sequence > 0 {
-            self.put_back().await;
-        }
-    }
-
-    async fn put_back(&self) {
-        if let Err(error) = self.restore().await {
-            tracing::error!(%error, "the trust state was not published again");
-        }
+        Ok(())
     }
 
     /// Publishes what is held under a higher number, unless the ledger has it, or a newer one: what was heard of the ledger may
     /// be older than the ledger, and another replica may have been faster.
-    async fn restore(&self) -> Result<(), StoreError> {
+    pub async fn restore(&self) -> Result<(), StoreError> {
         for _ in 0..TRIES {
             // In this order: what this replica itself publishes in between is found in the ledger.
             let held = self.newest();
+            if held.state.sequence == 0 {
+                return Ok(());
+            }
             let published = self.ledger.trust().await?;
             let sequence = published.as_ref().map_or(0, |(sequence, _)| *sequence);
             if let Some((sequence, content)) = published {
@@ -155,7 +147,8 @@ impl Publisher {
         Ok(swap)
     }
 
-    async fn reload(&self) -> Result<(), StoreError> {
+    /// Adopts what the ledger has, if that is newer.
+    pub async fn reload(&self) -> Result<(), StoreError> {
         if let Some((sequence, content)) = self.ledger.trust().await? {
             self.announce(read(sequence, &content)?);
         }

@@ -1,7 +1,7 @@
 //! The ConfigMap with the bundle that a new pod finds: it authenticates first contact and nothing else. Every replica keeps it
 //! at the newest trust state, and puts it back when somebody changes or deletes it.
 use super::{Cluster, ClusterError, MANAGER, TRUST, within};
-use crate::trust::Publisher;
+use crate::{store::StoreError, trust::Publisher};
 use futures::StreamExt;
 use k8s_openapi::api::core::v1::ConfigMap;
 use kube::{
@@ -52,7 +52,7 @@ pub async fn keep(cluster: &Cluster, publisher: &Publisher, trust_domain: &Trust
         let found = there.as_ref().and_then(|object| object.data.as_ref()?.get(BUNDLE).cloned());
         let mut pause = Duration::from_millis(500);
         while found != newest(publisher, trust_domain) {
-            match apply(cluster, publisher, trust_domain).await {
+            match put_right(cluster, publisher, trust_domain, found.as_ref()).await {
                 Ok(()) => break,
                 Err(error) => {
                     tracing::error!(%error, "the bundle in the cluster is not the newest; trying again");
@@ -62,6 +62,20 @@ pub async fn keep(cluster: &Cluster, publisher: &Publisher, trust_domain: &Trust
             }
         }
     }
+}
+
+/// Another replica may have published a trust state of which its bundle tells first: then that bundle is the newest.
+async fn put_right(
+    cluster: &Cluster,
+    publisher: &Publisher,
+    trust_domain: &TrustDomain,
+    found: Option<&String>,
+) -> Result<(), StoreError> {
+    publisher.reload().await?;
+    if found != newest(publisher, trust_domain).as_ref() {
+        apply(cluster, publisher, trust_domain).await?;
+    }
+    Ok(())
 }
 
 fn newest(publisher: &Publisher, trust_domain: &TrustDomain) -> Option<String> {

@@ -38,12 +38,19 @@ pub struct ClusterState {
     trust: Mutex<Option<ConfigMap>>,
     /// The issuer records as they were last read or written.
     issuers: Mutex<Records>,
-    /// What this replica's living leaves hold, by issuing CA.
-    held: Mutex<HashMap<Vec<u8>, Lowest>>,
+    held: Mutex<Held>,
     /// Whether "lowest held" was lowered since the last housekeeping.
     lowered: AtomicBool,
     /// One writer of issuer records at a time in this process; the others are kept apart by the API server.
     writing: tokio::sync::Mutex<()>,
+}
+
+/// What this replica's living leaves hold, by issuing CA.
+#[derive(Debug, Default)]
+struct Held {
+    lowest: HashMap<Vec<u8>, Lowest>,
+    /// What housekeeping is writing, or may have written when it failed: it counts as soon as it is on its way.
+    written: HashMap<Vec<u8>, Option<u64>>,
 }
 
 impl ClusterState {
@@ -75,18 +82,36 @@ impl ClusterState {
     /// Writes the journal's line for a leaf of ours, if its issuer may sign as far as that. "Lowest held" is written before the
     /// leaf leaves where the leaf lowers it, which is at most twice between two housekeepings, whatever callers claim to hold.
     pub async fn journal(&self, entry: Entry) -> Result<(), JournalError> {
-        let record = lock(&self.issuers).get(&entry.issuer).cloned();
-        let record = record.filter(|record| !record.fenced && record.signing_until >= entry.not_after);
-        if record.ok_or(JournalError::Fenced)?.lowest_held.is_none_or(|lowest| entry.trust_held < lowest) {
-            self.lower(&entry).await?;
+        if !self.note(&entry)? {
+            // In a place of its own: it is seldom.
+            Box::pin(self.lower(&entry)).await?;
         }
-        lock(&self.held).entry(entry.issuer.clone()).or_default().note(entry.not_after, entry.trust_held);
         let written = self.journal.write(&entry).await;
         written.map_err(|error| StoreError::Journal(error.to_string()).into())
     }
 
+    /// Counts a leaf among those that live, if its issuer may sign it; `false` when "lowest held" must be lowered first. Under the
+    /// lock of what is held, so that housekeeping either counts the leaf or is seen to be on its way.
+    fn note(&self, entry: &Entry) -> Result<bool, JournalError> {
+        let mut held = lock(&self.held);
+        let record = lock(&self.issuers).get(&entry.issuer).cloned();
+        let record = record.filter(|record| !record.fenced && record.signing_until >= entry.not_after);
+        let record = record.ok_or(JournalError::Fenced)?;
+        held.lowest.entry(entry.issuer.clone()).or_default().note(entry.not_after, entry.trust_held);
+        let low_enough = |lowest: Option<u64>| lowest.is_some_and(|lowest| lowest <= entry.trust_held);
+        Ok(low_enough(record.lowest_held) && held.written.get(&entry.issuer).is_none_or(|written| low_enough(*written)))
+    }
+
     async fn lower(&self, entry: &Entry) -> Result<(), JournalError> {
         let _turn = self.writing.lock().await;
+        // Housekeeping has the turn while it writes: what is left of it failed, and what it wrote is not known.
+        let unknown = lock(&self.held).written.contains_key(&entry.issuer);
+        if unknown {
+            match self.read_issuers().await {
+                Ok(()) => drop(lock(&self.held).written.remove(&entry.issuer)),
+                Err(error) => return self.later(entry, error),
+            }
+        }
         let known = lock(&self.issuers).get(&entry.issuer).and_then(|record| record.lowest_held);
         if known.is_some_and(|lowest| lowest <= entry.trust_held) {
             // Somebody else has lowered it while this one waited.
@@ -98,25 +123,35 @@ impl ClusterState {
         match self.change_issuer(&entry.issuer, entry.issued_at, set).await {
             Ok(true) => Ok(()),
             Ok(false) => Err(JournalError::Fenced),
-            // Without the API server nothing can be rotated either, and the next housekeeping writes what is held.
-            Err(StoreError::Cluster(error)) if error.is_away() && entry.attestor == crate::attest::renewal::NAME => {
+            Err(error) => self.later(entry, error),
+        }
+    }
+
+    /// Without the API server nothing can be rotated either, and the next housekeeping writes what is held. Until then this counts
+    /// as written: housekeeping that failed must not make every renewal ask an API server that is away.
+    fn later(&self, entry: &Entry, error: StoreError) -> Result<(), JournalError> {
+        match error {
+            StoreError::Cluster(error) if error.is_away() && entry.attestor == crate::attest::renewal::NAME => {
                 tracing::warn!(%error, "renewing without the API server; the lowest trust sequence held is recorded later");
+                lock(&self.held).written.insert(entry.issuer.clone(), Some(entry.trust_held));
                 Ok(())
             }
-            Err(error) => Err(error.into()),
+            error => Err(error.into()),
         }
     }
 
     /// Housekeeping: "lowest held" of our own records over the leaves that still live, and the end of records that can have no
     /// living leaf and get no new one. Writes only what has changed.
     pub async fn tidy(&self, now: u64) -> Result<(), StoreError> {
+        let _turn = self.writing.lock().await;
         let lowest: HashMap<Vec<u8>, Option<u64>> = {
             let mut held = lock(&self.held);
-            let lowest = held.iter_mut().map(|(ski, lowest)| (ski.clone(), lowest.at(now))).collect();
-            held.retain(|_, lowest| lowest.at(now).is_some());
+            let lowest: HashMap<_, _> =
+                held.lowest.iter_mut().map(|(ski, lowest)| (ski.clone(), lowest.at(now))).collect();
+            held.lowest.retain(|_, lowest| lowest.at(now).is_some());
+            held.written.extend(lowest.clone());
             lowest
         };
-        let _turn = self.writing.lock().await;
         self.change_issuers(|records| {
             records.retain(|_, record| record.signing_until >= now || (!record.fenced && record.not_after >= now));
             for (ski, lowest) in &lowest {
@@ -126,13 +161,14 @@ impl ClusterState {
             }
         })
         .await?;
+        lock(&self.held).written.clear();
         self.lowered.store(false, Ordering::Release);
         Ok(())
     }
 
     /// Forgets nothing and adopts what others wrote, for ever: trust states go to `publisher`, issuer records into the cache.
     pub async fn follow(&self, publisher: &crate::trust::Publisher) {
-        tokio::join!(self.follow_trust(publisher), self.follow_issuers());
+        tokio::join!(Box::pin(self.follow_trust(publisher)), Box::pin(self.follow_issuers()));
     }
 
     /// Counts a write to the API server.

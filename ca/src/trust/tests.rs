@@ -79,10 +79,10 @@ async fn what_was_heard_late_takes_nothing_back_that_another_has_published_since
     // One holds the second; of the third it has not heard yet, and of the first only now.
     second.store(2000, Ordering::Relaxed);
     assert_eq!(one.newest().state, held.state);
-    one.offer(first.state.sequence, &first.wire.encode_to_vec()).await;
+    one.offer(first.state.sequence, &first.wire.encode_to_vec()).await.unwrap();
     assert_eq!(one.newest().state, both.state);
     // And that the state was gone for a moment, after it was published again.
-    one.gone().await;
+    one.restore().await.unwrap();
     assert_eq!(
         publisher(dir.path(), &second).await.newest().state,
         both.state,

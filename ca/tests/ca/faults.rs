@@ -83,11 +83,13 @@ async fn a_store_of_another_trust_domain_is_refused() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_disk_that_is_too_slow_is_a_clear_refusal_and_nothing_leaves_that_the_journal_lacks() {
-    let ca = TestCa::start_with("[limits]\nanswer_time = \"200ms\"\n").await;
-    let (host, mut client) = (ca.joined(ORDERS, "orders-1").await, ca.client());
-    let first = host.issue(&mut client).await.unwrap();
+    // Joined and served while answers have their usual time: what is refused later is refused because of the disk.
+    let ca = TestCa::start().await;
+    let host = ca.joined(ORDERS, "orders-1").await;
+    let first = host.issue(&mut ca.client()).await.unwrap();
+    let ca = TestCa::start_in(ca.stop().await, "[limits]\nanswer_time = \"200ms\"\n").await.unwrap();
     let token = ca.token(CHECKOUT, "checkout-1").await;
-    let joining = Host::new();
+    let (joining, mut client) = (Host::new(), ca.client());
     // Whoever holds the database's lock keeps the writer waiting as a slow disk does.
     let disk = ca.database();
     disk.execute_batch("BEGIN IMMEDIATE").unwrap();

@@ -4,6 +4,7 @@ use rustls_pki_types::CertificateDer;
 use signet_identity::verify;
 use std::{
     collections::BTreeSet,
+    fs::{self, File},
     net::SocketAddr,
     path::Path,
     process::{Child, Command, Stdio},
@@ -30,31 +31,41 @@ impl Drop for Program {
 }
 
 impl Program {
-    /// Starts it on a port that was free a moment ago, and waits until it serves.
+    /// Starts it on a port of the system's choice, and waits until its log says which one it serves on.
     async fn start(dir: &Path) -> Self {
-        let free = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
-        let config = write_config(dir, LIMITS);
-        let text = std::fs::read_to_string(&config).unwrap();
-        std::fs::write(&config, text.replacen("127.0.0.1:0", &free.to_string(), 1)).unwrap();
+        let log = dir.join("log");
         let child = Command::new(env!("CARGO_BIN_EXE_signet-ca"))
             .args(["run", "--config"])
-            .arg(&config)
-            .stderr(Stdio::null())
+            .arg(write_config(dir, LIMITS))
+            .env("RUST_LOG", "info")
+            .stderr(Stdio::from(File::create(&log).unwrap()))
             .spawn()
             .unwrap();
-        let mut program = Self { child, address: free };
-        let end = Instant::now() + Duration::from_secs(30);
-        while std::net::TcpStream::connect(free).is_err() {
-            assert!(Instant::now() < end, "the program did not serve in 30 s");
-            assert!(program.child.try_wait().unwrap().is_none(), "the program ended");
+        // The port is not known yet; that it is killed at the end counts from here on.
+        let mut program = Self { child, address: SocketAddr::from(([127, 0, 0, 1], 0)) };
+        let end = Instant::now() + Duration::from_secs(60);
+        loop {
+            let said = fs::read_to_string(&log).unwrap();
+            if let Some(address) = said.lines().find_map(serves) {
+                program.address = address;
+                return program;
+            }
+            assert!(Instant::now() < end, "the program did not serve in 60 s: {said}");
+            assert!(program.child.try_wait().unwrap().is_none(), "the program ended: {said}");
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
-        program
     }
 
     fn client(&self, state: &Path) -> Client {
         connect(state, &self.address.to_string())
     }
+}
+
+/// Where the program listens, if this line of its log says it.
+fn serves(line: &str) -> Option<SocketAddr> {
+    // With what follows: an address whose end is not written yet would be another one.
+    let (address, _) = line.split_once(" signet-ca serves listen=")?.1.split_once(' ')?;
+    address.parse().ok()
 }
 
 fn serial(chain: &[Vec<u8>]) -> Vec<u8> {

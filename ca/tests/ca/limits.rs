@@ -2,9 +2,13 @@
 use crate::support::{CHECKOUT, ORDERS, TestCa, nonce};
 use crate::surface::get;
 use signet_proto::ca::{ChallengeRequest, WatchTrustRequest};
-use std::time::Duration;
+use std::{
+    sync::{Arc, Mutex},
+    time::Duration,
+};
 use tokio::time::Instant;
 use tonic::Code;
+use tracing::{Event, Level, Metadata, Subscriber, span};
 
 async fn metrics(ca: &TestCa) -> String {
     let health = ca.running.health;
@@ -14,7 +18,7 @@ async fn metrics(ca: &TestCa) -> String {
 #[tokio::test(flavor = "multi_thread")]
 async fn f12_a_workload_that_asks_a_thousand_times_does_not_starve_another() {
     let ca = TestCa::start_with("[limits]\nper_address = 100000\nper_address_burst = 100000\n").await;
-    let greedy = std::sync::Arc::new(ca.joined(ORDERS, "orders-1").await);
+    let greedy = Arc::new(ca.joined(ORDERS, "orders-1").await);
     let modest = ca.joined(CHECKOUT, "checkout-1").await;
     let client = ca.client();
     let asking: Vec<_> = (0..1000)
@@ -48,7 +52,7 @@ async fn f12_a_workload_that_asks_a_thousand_times_does_not_starve_another() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn f12_who_fails_to_prove_himself_is_slowed_and_empties_nobodys_bucket() {
-    let ca = TestCa::start_with("[limits]\nper_workload_burst = 3\nfailures_burst = 20\n").await;
+    let ca = TestCa::start_with("[limits]\nper_workload_burst = 3\nfailures = 1\nfailures_burst = 20\n").await;
     let host = ca.joined(ORDERS, "orders-1").await;
     let mut client = ca.client();
     let mut codes = Vec::new();
@@ -63,7 +67,7 @@ async fn f12_who_fails_to_prove_himself_is_slowed_and_empties_nobodys_bucket() {
     assert!(codes.contains(&Code::ResourceExhausted), "{codes:?}");
     // The failures are the address', not the workload's: once the address may ask again, its bucket is full.
     let mut issued = 0;
-    let end = Instant::now() + Duration::from_secs(10);
+    let end = Instant::now() + Duration::from_secs(60);
     while issued < 3 && Instant::now() < end {
         match host.issue(&mut client).await {
             Ok(_) => issued += 1,
@@ -82,13 +86,16 @@ async fn f12_calls_without_attestation_are_limited_by_address() {
     let ca = TestCa::start_with("[limits]\nper_address = 1\nper_address_burst = 5\n").await;
     let mut client = ca.client();
     let mut refused = 0;
+    let began = Instant::now();
     for _ in 0..20 {
         if let Err(status) = client.challenge(ChallengeRequest {}).await {
             assert_eq!(status.code(), Code::ResourceExhausted);
             refused += 1;
         }
     }
-    assert!(refused >= 14, "{refused}");
+    // A burst of five, and one for every second that began meanwhile.
+    let allowed = 5 + began.elapsed().as_secs() + 1;
+    assert!(refused + allowed >= 20, "{refused} of 20 were refused, at most {allowed} may be served");
     ca.stop().await;
 }
 
@@ -139,7 +146,8 @@ async fn f12_strangers_of_the_same_address_keep_nobody_waiting_who_shows_his_cer
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_certificate_that_has_ended_keeps_nobody_from_the_ca() {
-    let ca = TestCa::start_with("[lifetimes]\nleaf = \"2s\"\n").await;
+    // The CA's own certificate lives as long: it must have time to be renewed.
+    let ca = TestCa::start_with("[lifetimes]\nleaf = \"10s\"\n").await;
     let host = ca.joined(ORDERS, "orders-1").await;
     let ended = host.credentials(&ca).await;
     let not_after = ended.svid().unwrap().not_after();
@@ -171,14 +179,39 @@ async fn trust_streams_begin_with_the_newest_state_and_are_bounded() {
     ca.stop().await;
 }
 
+/// What the CA's composition root warns of on the thread that listens.
+#[derive(Clone, Default)]
+struct Warnings(Arc<Mutex<Vec<&'static str>>>);
+
+impl Subscriber for Warnings {
+    fn enabled(&self, metadata: &Metadata<'_>) -> bool {
+        *metadata.level() <= Level::WARN && metadata.target() == "signet_ca::program"
+    }
+    fn event(&self, event: &Event<'_>) {
+        self.0.lock().unwrap().push(event.metadata().name());
+    }
+    fn new_span(&self, _: &span::Attributes<'_>) -> span::Id {
+        span::Id::from_u64(1)
+    }
+    fn record(&self, _: &span::Id, _: &span::Record<'_>) {}
+    fn record_follows_from(&self, _: &span::Id, _: &span::Id) {}
+    fn enter(&self, _: &span::Id) {}
+    fn exit(&self, _: &span::Id) {}
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn open_trust_streams_do_not_hold_up_a_stop() {
     let ca = TestCa::start().await;
     let mut stream = ca.client().watch_trust(WatchTrustRequest { sequence_held: 0 }).await.unwrap().into_inner();
     stream.message().await.unwrap();
-    let began = Instant::now();
+    // A stop that had to use up its grace says so. How long it took shows that only where nobody else wants the
+    // processor.
+    let warnings = Warnings::default();
+    let listening = tracing::subscriber::set_default(warnings.clone());
     ca.stop().await;
-    assert!(began.elapsed() < Duration::from_secs(4), "stopping took {:?}", began.elapsed());
+    drop(listening);
+    let warned = warnings.0.lock().unwrap().clone();
+    assert!(warned.is_empty(), "the grace was used up: {warned:?}");
     assert!(stream.message().await.is_err() || stream.message().await.unwrap().is_none());
 }
 

@@ -176,17 +176,33 @@ impl ClusterState {
 
     /// Reads the records as the API server has them.
     pub(super) async fn read_issuers(&self) -> Result<(), StoreError> {
+        let before = lock(&self.issuers).object.clone();
         let read = within("reading the issuer records", self.cluster.config_maps().get_opt(ISSUERS)).await?;
-        self.know_issuers(read)
-    }
-
-    /// Takes what was read, unless what is known came later.
-    fn know_issuers(&self, object: Option<ConfigMap>) -> Result<(), StoreError> {
         let mut known = lock(&self.issuers);
-        if object.as_ref().is_none_or(|object| not_older(known.object.as_ref(), object)) {
-            *known = Records::read(object)?;
+        // What came to be known meanwhile may be newer than what was read, or than that there was nothing.
+        let newest = known.object == before || read.as_ref().is_some_and(|read| not_older(known.object.as_ref(), read));
+        if newest {
+            *known = Records::read(read)?;
         }
         Ok(())
+    }
+
+    /// Takes what was written or heard of; `false` when what is known came later.
+    fn know_issuers(&self, object: ConfigMap) -> Result<bool, StoreError> {
+        let mut known = lock(&self.issuers);
+        let newest = not_older(known.object.as_ref(), &object);
+        if newest {
+            *known = Records::read(Some(object))?;
+        }
+        Ok(newest)
+    }
+
+    /// What the watch tells. What is gone may have been made again since, and what is older may be a backup: the API server knows.
+    async fn hear_issuers(&self, object: Option<ConfigMap>) -> Result<(), StoreError> {
+        match object {
+            Some(object) if self.know_issuers(object.clone())? => Ok(()),
+            _ => self.read_issuers().await,
+        }
     }
 
     /// Compare-and-swap: `change` sees what is known, and again what is true when it was not. Writes nothing when it changes
@@ -208,7 +224,7 @@ impl ClusterState {
             };
             self.written(began, &outcome);
             match outcome {
-                Ok(object) => return self.know_issuers(Some(object)),
+                Ok(object) => return self.know_issuers(object).map(drop),
                 Err(error) if error.is_conflict() || error.is_not_found() => self.read_issuers().await?,
                 Err(error) => return Err(error.into()),
             }
@@ -222,8 +238,8 @@ impl ClusterState {
         while let Some(event) = events.next().await {
             match event {
                 Ok(object) => {
-                    if let Err(error) = self.know_issuers(object) {
-                        tracing::error!(%error, "the issuer records are not what this program writes");
+                    if let Err(error) = self.hear_issuers(object).await {
+                        tracing::error!(%error, "the issuer records are not known as they are now");
                     }
                 }
                 Err(error) => tracing::warn!(%error, "the issuer records are not watched; trying again"),

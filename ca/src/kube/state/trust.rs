@@ -12,9 +12,12 @@ use kube::{
     runtime::{WatchStreamExt, watcher::watch_object},
 };
 use prost::Message;
-use std::pin::pin;
+use std::{pin::pin, time::Duration};
 use tokio::time::Instant;
 
+/// Between two tries to put back what is held, doubling.
+const FIRST_PAUSE: Duration = Duration::from_millis(500);
+const LONGEST_PAUSE: Duration = Duration::from_secs(30);
 /// The key with the encoded `signet.ca.v1.TrustState`.
 const STATE: &str = "state";
 /// The key that tells people which sequence that is.
@@ -72,23 +75,41 @@ impl ClusterState {
     /// Hands every state that others publish to `publisher`, for ever.
     pub(super) async fn follow_trust(&self, publisher: &Publisher) {
         let mut events = pin!(watch_object(self.cluster.config_maps(), TRUST_STATE).default_backoff());
-        while let Some(event) = events.next().await {
-            match event {
-                Ok(Some(object)) => {
-                    let content = content(&object);
-                    self.know(object);
-                    match content {
-                        Ok((sequence, state)) => publisher.offer(sequence, &state).await,
-                        Err(error) => {
-                            tracing::error!(alarm = "trust_state", %error, "the trust state in the cluster is not one");
-                        }
+        // What is held has to be put back and was not: nobody tells of that again.
+        let (mut owed, mut pause) = (false, FIRST_PAUSE);
+        loop {
+            let settled = tokio::select! {
+                event = events.next() => match event {
+                    Some(Ok(object)) => self.hear(object, publisher).await,
+                    Some(Err(error)) => {
+                        tracing::warn!(%error, "the trust state is not watched; trying again");
+                        continue;
                     }
-                }
-                Ok(None) => {
-                    *lock(&self.trust) = None;
-                    publisher.gone().await;
-                }
-                Err(error) => tracing::warn!(%error, "the trust state is not watched; trying again"),
+                    None => return,
+                },
+                () = tokio::time::sleep(pause), if owed => publisher.restore().await,
+            };
+            pause = if owed { (pause * 2).min(LONGEST_PAUSE) } else { FIRST_PAUSE };
+            owed = settled.is_err();
+            if let Err(error) = settled {
+                tracing::error!(%error, retry_in = ?pause, "the trust state was not published again");
+            }
+        }
+    }
+
+    /// The object as the watch tells of it; `None`: it is gone. An error says that what is held was not put back.
+    async fn hear(&self, object: Option<ConfigMap>, publisher: &Publisher) -> Result<(), StoreError> {
+        let Some(object) = object else {
+            *lock(&self.trust) = None;
+            return publisher.restore().await;
+        };
+        let content = content(&object);
+        self.know(object);
+        match content {
+            Ok((sequence, state)) => publisher.offer(sequence, &state).await,
+            Err(error) => {
+                tracing::error!(alarm = "trust_state", %error, "the trust state in the cluster is not one");
+                Ok(())
             }
         }
     }
