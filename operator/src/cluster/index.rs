@@ -66,13 +66,15 @@ impl Index {
     pub async fn run(mut self, client: Client, mut changes: mpsc::Receiver<Change>, hub: Arc<Hub>) -> &'static str {
         // What the API server said at the last look, when a sidecar was ahead.
         let mut asked = None;
+        // What there was to build when the API server did not say its newest version.
+        let mut owed = Effect::Nothing;
         let mut looks = interval(LOOK);
         looks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
-            let (mut effect, mut look) = (Effect::Nothing, false);
+            let (mut effect, mut look) = (std::mem::replace(&mut owed, Effect::Nothing), false);
             tokio::select! {
                 change = changes.recv() => match change {
-                    Some(change) => effect = self.objects.take(change),
+                    Some(change) => effect = effect.max(self.objects.take(change)),
                     None => return "the watches ended",
                 },
                 _ = looks.tick() => look = true,
@@ -90,7 +92,14 @@ impl Index {
                 continue;
             }
             if self.must_build(effect) {
-                let newest = newest(&client).await.unwrap_or(0);
+                let newest = match newest(&client).await {
+                    // Nothing is in force yet: a first revision that counts from nothing would be behind every sidecar's.
+                    None if self.memory.revision == 0 => {
+                        owed = effect;
+                        continue;
+                    }
+                    newest => newest.unwrap_or(0),
+                };
                 let built = tokio::task::spawn_blocking(move || {
                     self.build(newest);
                     self
@@ -173,7 +182,7 @@ async fn newest(client: &Client) -> Option<u64> {
     match timeout(ANSWER, namespaces.list_metadata(&one)).await {
         Ok(Ok(list)) => list.metadata.resource_version?.parse().ok(),
         Ok(Err(error)) => {
-            tracing::warn!(%error, "the API server does not say its newest version; the next revision is the last plus one");
+            tracing::warn!(%error, "the API server does not say its newest version");
             None
         }
         Err(_) => None,

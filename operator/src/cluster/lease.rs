@@ -183,6 +183,16 @@ pub struct Release {
 impl Release {
     /// To be called when nothing of this replica writes any more. Whose lease it is not leaves it alone.
     pub async fn now(self) -> Result<(), kube::Error> {
+        loop {
+            match self.give().await {
+                // A renewal of ours that was on its way, or another candidate: whose it is now is read again.
+                Err(kube::Error::Api(status)) if status.is_conflict() => {}
+                given => return given,
+            }
+        }
+    }
+
+    async fn give(&self) -> Result<(), kube::Error> {
         let Some(mut lease) = self.api.get_opt(NAME).await? else { return Ok(()) };
         let Some(spec) = &mut lease.spec else { return Ok(()) };
         if spec.holder_identity.as_deref() != Some(&self.name) {

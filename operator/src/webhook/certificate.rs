@@ -72,6 +72,8 @@ pub(super) struct Keeper {
     resolver: Arc<Resolver>,
     answered: Answered,
     leaf: Option<Leaf>,
+    /// The CA that stood in `caBundle` at the end of the last turn.
+    stood: Option<String>,
     ready: watch::Sender<bool>,
     owner: Option<OwnerReference>,
     owned: bool,
@@ -106,6 +108,7 @@ impl Keeper {
             resolver: resolver.clone(),
             answered: answered.clone(),
             leaf: None,
+            stood: None,
             ready,
             owner: None,
             owned: false,
@@ -131,7 +134,10 @@ impl Keeper {
     async fn turn(&mut self, now: u64) -> Result<(), TurnError> {
         let kept = self.kept(now).await?;
         self.answered.set(&kept.path);
-        let trusted = self.tell(&kept).await?;
+        // Another replica may have written it a moment ago, and an API server hear of it a moment later.
+        let certificate = &kept.authority.certificate_pem;
+        let trusted = self.tell(&kept).await? && self.stood.as_ref() == Some(certificate);
+        self.stood = Some(certificate.clone());
         let current = self
             .leaf
             .as_ref()

@@ -1,5 +1,5 @@
 //! The guard and the policy for labels, on a real API server, while no webhook answers.
-use crate::world::{INJECT, World, pod};
+use crate::world::{INJECT, World, pod, until};
 use k8s_openapi::api::core::v1::{Namespace, Pod};
 use kube::api::{Patch, PatchParams, PostParams};
 use kube::{Api, ResourceExt as _};
@@ -146,6 +146,10 @@ async fn debugging(world: &World) {
     early["spec"]["containers"][0]["ports"] = json!([{"containerPort": 15006}]);
     let early = world.create(&late, &early, false).await.unwrap();
     world.label(&late, &json!({INJECT: "enabled"})).await.unwrap();
+    until("the namespace has opted in", async || {
+        world.create(&late, &pod(&json!({})), true).await.is_err_and(|told| told.contains("has no Signet sidecar"))
+    })
+    .await;
     let patch = Patch::Merge(json!({"metadata": {"labels": {"seen": "yes"}}}));
     let pods = Api::<Pod>::namespaced(world.client.clone(), &late);
     pods.patch(&early.name_any(), &PatchParams::default(), &patch).await.expect("not in the mesh");

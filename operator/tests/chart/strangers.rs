@@ -61,7 +61,7 @@ async fn f18_connections_that_do_nothing_keep_no_pod_from_its_sidecar() {
     let Some(world) = World::start().await else { return };
     let served = world.webhook_by_url().await;
     let shop = world.namespace(&json!({INJECT: "enabled"})).await;
-    until("pods are injected", async || world.create(&shop, &pod(&json!({})), true).await.is_ok()).await;
+    world.injects(&shop).await;
     let port = served.port;
     // More than there are places, none of them with more than its share.
     let held = tokio::task::spawn_blocking(move || {
@@ -103,7 +103,7 @@ async fn f8_who_does_not_know_the_path_is_sent_away_before_his_body_is_read() {
     let kept = Api::<Secret>::namespaced(world.client.clone(), &world.control).get("signet-webhook-ca").await.unwrap();
     assert_eq!(kept.data.unwrap()["path"].0, served.path.as_bytes());
     let shop = world.namespace(&json!({INJECT: "enabled"})).await;
-    until("pods are injected", async || world.create(&shop, &pod(&json!({})), true).await.is_ok()).await;
+    world.injects(&shop).await;
     let webhooks = Api::<MutatingWebhookConfiguration>::all(world.client.clone());
     let url = format!("https://localhost:{}/inject", served.port);
     let patch = json!({"webhooks": [{"name": "namespace.injector.signet.dev", "clientConfig": {"url": url}}]});
@@ -113,7 +113,7 @@ async fn f8_who_does_not_know_the_path_is_sent_away_before_his_body_is_read() {
         hooks.iter().all(|hook| hook.client_config.url.as_ref().is_some_and(|url| url.ends_with(&served.path)))
     })
     .await;
-    until("pods are injected again", async || world.create(&shop, &pod(&json!({})), true).await.is_ok()).await;
+    world.injects(&shop).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -121,7 +121,7 @@ async fn a_pod_that_opts_in_has_a_sidecar_or_is_refused() {
     let Served { authority, port, path, operator, credentials, settings, mut tasks, .. } = world.webhook_by_url().await;
 
     let shop = world.namespace(&json!({INJECT: "enabled"})).await;
-    until("pods are injected", async || world.create(&shop, &pod(&json!({})), true).await.is_ok()).await;
+    world.injects(&shop).await;
     let made = world.create(&shop, &pod(&json!({})), false).await.unwrap();
     assert_eq!(init_containers(&made), ["signet-capture", "signet-sidecar"]);
 
@@ -132,11 +132,13 @@ async fn a_pod_that_opts_in_has_a_sidecar_or_is_refused() {
         found.and_then(|map| map.data?.get("bundle.pem").cloned())
     };
     assert_eq!(bundle(&shop).await, Some(authority.bundle().to_pem()));
-    let configuration =
-        Api::<MutatingWebhookConfiguration>::all(world.client.clone()).get("signet-injector").await.unwrap();
-    assert!(
+    // Written after the webhook is ready.
+    until("the webhooks have an owner", async || {
+        let webhooks = Api::<MutatingWebhookConfiguration>::all(world.client.clone());
+        let configuration = webhooks.get("signet-injector").await.unwrap();
         configuration.owner_references().iter().any(|owner| owner.kind == "Namespace" && owner.name == world.control)
-    );
+    })
+    .await;
     until("the guard has an owner", async || {
         let policy = Api::<ValidatingAdmissionPolicy>::all(world.client.clone()).get("signet-guard").await.unwrap();
         policy.owner_references().iter().any(|owner| owner.name == world.control)

@@ -13,8 +13,9 @@ use signet_identity::testing::Authority;
 use signet_operator::inject::{self, Outcome, ProbeKey, Settings};
 use signet_operator::metrics::Metrics;
 use signet_operator::webhook;
+use socket2::{Domain, Socket, Type};
 use std::collections::BTreeMap;
-use std::net::TcpListener;
+use std::net::{Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -73,7 +74,7 @@ impl World {
     /// Installs the chart and serves its webhook. No kube-proxy leads to the Service here: the API server calls the same webhook
     /// by URL, whose path is the operator's to write.
     pub(crate) async fn webhook_by_url(&self) -> Served {
-        let port = free_port();
+        let (held, port) = held_port();
         self.helm("install", &["trustDomain=example.org"]).unwrap();
         let by_url = |object: &mut Value| {
             for webhook in object.get_mut("webhooks").and_then(Value::as_array_mut).into_iter().flatten() {
@@ -82,6 +83,8 @@ impl World {
         };
         self.apply(&["MutatingWebhookConfiguration"], by_url).await;
         let served = self.serve(port).await;
+        // The webhook listens there now.
+        drop(held);
         let url = self.hooks().await[0].client_config.url.clone().unwrap();
         let path = url.strip_prefix(&format!("https://localhost:{port}")).unwrap().to_owned();
         Served { path, ..served }
@@ -139,9 +142,7 @@ impl World {
 
     /// A namespace with these labels, as a user makes it.
     pub(crate) async fn namespace(&self, labels: &Value) -> String {
-        let name = self.server.namespace("shop").await;
-        self.label(&name, labels).await.unwrap();
-        name
+        self.server.namespace_with("shop", labels).await
     }
 
     pub(crate) async fn label(&self, namespace: &str, labels: &Value) -> Result<(), String> {
@@ -160,11 +161,32 @@ impl World {
         })
     }
 
-    /// Waits until a pod with a typo is refused: then the guard is in force.
+    /// Waits until a pod and a namespace with a typo are refused: then the guard and the policy for labels are in force.
     pub(crate) async fn guarded(&self) {
         let namespace = self.server.namespace("waiting").await;
         let typo = pod(&json!({INJECT: "enabeld"}));
-        until("the guard is in force", async || self.create(&namespace, &typo, true).await.is_err()).await;
+        until("the guard is in force", async || {
+            self.create(&namespace, &typo, true).await.is_err_and(|told| told.contains("want enabled or disabled"))
+        })
+        .await;
+        let typo: Namespace = object(json!({"metadata": {"name": "waiting-typo", "labels": {INJECT: "enabeld"}}}));
+        let api = Api::<Namespace>::all(self.client.clone());
+        let options = PostParams { dry_run: true, ..PostParams::default() };
+        until("the policy for labels is in force", async || {
+            api.create(&options, &typo).await.is_err_and(|error| error.to_string().contains("found enabeld"))
+        })
+        .await;
+    }
+
+    /// Waits until a pod of this namespace would get its sidecar: then the API server knows the namespace's label and the
+    /// webhook. That a pod is admitted says nothing, as long as it knows neither.
+    pub(crate) async fn injects(&self, namespace: &str) {
+        let plain = pod(&json!({}));
+        until("pods are injected", async || {
+            let made = self.create(namespace, &plain, true).await.ok().and_then(|made| made.spec).unwrap_or_default();
+            made.init_containers.iter().flatten().any(|container| container.name == "signet-sidecar")
+        })
+        .await;
     }
 
     /// What injection makes of a pod, without a webhook.
@@ -185,9 +207,14 @@ impl World {
     }
 }
 
-/// A port that nobody listens on at this moment.
-fn free_port() -> u16 {
-    TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
+/// A port that nobody else is given while the socket is held. It does not listen, so that the webhook can: both have
+/// `SO_REUSEADDR`, which tokio sets on every listener.
+fn held_port() -> (Socket, u16) {
+    let socket = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
+    socket.set_reuse_address(true).unwrap();
+    socket.bind(&SocketAddr::from((Ipv4Addr::LOCALHOST, 0)).into()).unwrap();
+    let port = socket.local_addr().unwrap().as_socket().unwrap().port();
+    (socket, port)
 }
 
 /// A pod with these annotations, as a user writes it.

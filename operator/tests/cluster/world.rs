@@ -176,7 +176,8 @@ impl Operator {
 
     /// Begins to try for the lease and to write status, as the replica in this pod.
     pub(crate) fn write_status(&mut self, pod: &str) {
-        let times = cluster::lease::Times { lasts: Duration::from_secs(4), renew: Duration::from_millis(500) };
+        // A turn may take as long as `renew`: a busy machine must not make a holder lose the lease.
+        let times = cluster::lease::Times { lasts: Duration::from_secs(15), renew: Duration::from_secs(2) };
         let status = cluster::Status {
             client: self.client.clone(),
             namespace: self.control_namespace.clone(),

@@ -179,7 +179,7 @@ async fn a_stream_ends_with_its_certificate() {
     let world = world(Limits::default(), Some(MESH)).await;
     let credentials = Credentials::new(world.authority.trust_state(1)).unwrap();
     let (chain, key) =
-        world.authority.issue(&leaf_params(&world.authority.id("shop", "a"), Some("uid-a"), &(now() - 60..now() + 2)));
+        world.authority.issue(&leaf_params(&world.authority.id("shop", "a"), Some("uid-a"), &(now() - 60..now() + 15)));
     credentials.set_svid(Svid::new(chain, &key).unwrap());
     let mut a = world.attach_with(&credentials, hello(None)).await.unwrap();
     a.config().await;
@@ -188,7 +188,8 @@ async fn a_stream_ends_with_its_certificate() {
 
 #[tokio::test]
 async fn a_stream_has_a_longest_age_and_the_next_comes_over_a_new_handshake() {
-    let (max_age, takes_streams) = (Duration::from_secs(1), Duration::from_millis(200));
+    // The connection must be through with new streams long before its stream ends: 8 s at the earliest.
+    let (max_age, takes_streams) = (Duration::from_secs(10), Duration::from_secs(2));
     let world = world(Limits { max_age, takes_streams, ..Limits::default() }, Some(MESH)).await;
     let credentials = world.authority.credentials("shop", "a", Some("uid-a"));
     let channel = channel(&credentials, world.operator_id(), &world.address.to_string()).unwrap();
@@ -208,12 +209,17 @@ async fn a_stream_has_a_longest_age_and_the_next_comes_over_a_new_handshake() {
 }
 
 #[tokio::test]
-async fn a_peer_that_says_nothing_or_nonsense_is_sent_away() {
+async fn a_peer_that_says_nonsense_is_sent_away() {
+    let world = world(Limits::default(), Some(MESH)).await;
+    let mut first = world.attach("a", Some("uid-a"), Up { kind: Some(want([1, 2, 3, 4])) }).await.unwrap();
+    assert_eq!(first.end().await, Code::InvalidArgument);
+    assert!(world.hub.presences().is_empty(), "its place was not given back");
+}
+
+#[tokio::test]
+async fn a_peer_that_says_nothing_is_sent_away() {
     let world = world(Limits { hello: Duration::from_millis(200), ..Limits::default() }, Some(MESH)).await;
     let credentials = world.authority.credentials("shop", "a", Some("uid-a"));
-    let mut first = world.attach_with(&credentials, Up { kind: Some(want([1, 2, 3, 4])) }).await.unwrap();
-    assert_eq!(first.end().await, Code::InvalidArgument);
-
     let channel = channel(&credentials, world.operator_id(), &world.address.to_string()).unwrap();
     let (say, said) = mpsc::channel::<Up>(1);
     let hear = ControlClient::new(channel).attach(ReceiverStream::new(said)).await.unwrap().into_inner();
@@ -230,14 +236,20 @@ async fn f12_a_peer_that_talks_without_end_is_read_slowly_and_starves_nobody() {
     let say = loud.say.clone();
     let talk = tokio::spawn(async move { while say.send(Up { kind: Some(want([10, 77, 0, 3])) }).await.is_ok() {} });
     let began = Instant::now();
-    let mut answers = 0_u32;
-    while began.elapsed() < Duration::from_secs(2) {
-        if let Ok(Ok(Some(_))) = timeout(Duration::from_millis(200), loud.hear.message()).await {
-            answers += 1;
+    let mut answers = 0_u64;
+    // A busy machine needs longer for the burst; what may come beside it grows with the time.
+    while answers < 95 || began.elapsed() < Duration::from_secs(2) {
+        assert!(began.elapsed() < SOON, "{answers} answers in {:?}", began.elapsed());
+        match timeout(Duration::from_millis(200), loud.hear.message()).await {
+            Ok(Ok(Some(_))) => answers += 1,
+            Ok(end) => panic!("the stream ended after {answers} answers: {end:?}"),
+            Err(_) => {}
         }
     }
+    let elapsed = began.elapsed();
     talk.abort();
     world.attach("b", Some("uid-b"), hello(None)).await.unwrap().config().await;
     // A burst of 100 passes, then 10 a second; unlimited it would be thousands.
-    assert!((95..=140).contains(&answers), "{answers} answers in {:?}", began.elapsed());
+    let bound = 100 + 10 * elapsed.as_secs() + 20;
+    assert!(answers <= bound, "{answers} answers in {elapsed:?}, at most {bound}");
 }
