@@ -103,20 +103,23 @@ pub fn run(config: &Config) -> anyhow::Result<()> {
         }
         tracing::info!(grace = ?config.drain_grace, open = shared.live.count(), "stopping: no new inbound connections; what is open may finish, and outbound works until then");
         phase.send_replace(Phase::Draining);
-        tokio::select! {
-            () = shared.live.emptied() => {}
-            () = tokio::time::sleep(config.drain_grace) => {}
+        let end = tokio::time::Instant::now() + config.drain_grace;
+        let patience = tokio::select! {
+            () = shared.live.emptied() => end.saturating_duration_since(tokio::time::Instant::now()),
+            () = tokio::time::sleep_until(end) => Duration::ZERO,
             // Asked twice: at once.
-            _ = terminate.recv() => {}
-            _ = interrupt.recv() => {}
-        }
-        leave(&shared, &phase).await;
+            _ = terminate.recv() => Duration::ZERO,
+            _ = interrupt.recv() => Duration::ZERO,
+        };
+        leave(&shared, &phase, patience.clamp(LAST_WORDS, LAST_BYTES)).await;
         stop.send_replace(true);
         for worker in workers {
             worker.join().map_err(|_| anyhow::anyhow!("a data path thread panicked"))??;
         }
-        if let Some(log) = &access_log {
-            log.flush(Duration::from_secs(1));
+        if let Some(log) = &access_log
+            && !log.flush(LAST_RECORDS)
+        {
+            tracing::warn!(patience = ?LAST_RECORDS, "the last records of the access log were not taken, and are lost");
         }
         anyhow::Ok(())
     })
@@ -124,10 +127,14 @@ pub fn run(config: &Config) -> anyhow::Result<()> {
 
 /// How long the last words may take: resets, what is still on its way through tunnels, and their ends.
 const LAST_WORDS: Duration = Duration::from_secs(1);
+/// The same as long as the grace is not over: what was sent last may wait for a peer that is slow.
+const LAST_BYTES: Duration = Duration::from_secs(5);
+/// How long whoever reads the access log may take for what was written last.
+const LAST_RECORDS: Duration = Duration::from_secs(5);
 
 /// Cuts what is still open, and waits until both its ends have been told. A data path thread that just ended would leave them with
 /// what looks like an orderly end, and what was sent last on a pooled tunnel with nobody to send it.
-async fn leave(shared: &Shared, phase: &watch::Sender<Phase>) {
+async fn leave(shared: &Shared, phase: &watch::Sender<Phase>, patience: Duration) {
     phase.send_replace(Phase::Leaving);
     let told = async {
         loop {
@@ -141,7 +148,7 @@ async fn leave(shared: &Shared, phase: &watch::Sender<Phase>) {
         }
     };
     // A peer that takes nothing is not waited for.
-    drop(tokio::time::timeout(LAST_WORDS, told).await);
+    drop(tokio::time::timeout(patience, told).await);
 }
 
 /// In a pod, what injection declared in the environment; elsewhere nothing.

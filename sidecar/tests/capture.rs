@@ -284,14 +284,14 @@ fn segment(family: usize, sequence: u32, acknowledge: u32, flags: u8) -> Vec<u8>
     tcp
 }
 
-/// Whether the application's port answers these segments with SYN and ACK.
-fn answers(raw: &socket2::Socket, family: usize, segments: &[Vec<u8>]) -> bool {
+/// Whether the application's port answers these segments with SYN and ACK within `patience`.
+fn answers(raw: &socket2::Socket, family: usize, segments: &[Vec<u8>], patience: Duration) -> bool {
     for segment in segments {
         raw.send_to(segment, &at(HERE[family], 0).into()).expect("send");
     }
     // A raw socket gives the header of IPv4 too, and of IPv6 not.
     let tcp = [20, 0][family];
-    raw.set_read_timeout(Some(NO_ANSWER)).expect("timeout");
+    raw.set_read_timeout(Some(patience)).expect("timeout");
     let mut packet = [0; 256];
     loop {
         match std::io::Read::read(&mut &*raw, &mut packet) {
@@ -319,7 +319,7 @@ fn f22_a_forged_open_connection_does_not_lead_past_the_redirect() {
                 world.there(|| socket2::Socket::new(domain, kind, Some(socket2::Protocol::TCP)).expect("raw socket"));
             let _application = world.here(|| listen(HERE[family], 8080));
             let open = [segment(family, 1, 0, SYN)];
-            assert!(answers(&raw, family, &open), "the forgery itself must work where nothing is captured");
+            assert!(answers(&raw, family, &open, PATIENCE), "the forgery itself must work where nothing is captured");
             // The workload's refusal of the forged packet would tell conntrack better; an attacker can win that race.
             sh(&format!(
                 "ip netns exec {} nft 'add table inet late; \
@@ -333,7 +333,7 @@ fn f22_a_forged_open_connection_does_not_lead_past_the_redirect() {
             }
             let forged = [segment(family, 100_000, 1, ACK), segment(family, 200_000, 0, SYN)];
             assert!(
-                !answers(&raw, family, &forged),
+                !answers(&raw, family, &forged, NO_ANSWER),
                 "the application answered a connection that was not redirected: {domain:?}"
             );
         });

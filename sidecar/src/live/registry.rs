@@ -135,15 +135,20 @@ impl Registry {
         self.opening.load(SeqCst)
     }
 
+    /// Whether no connection is open or being opened.
+    pub fn is_empty(&self) -> bool {
+        // In this order: what is opened in between is found open.
+        self.count_opening() == 0 && self.count() == 0
+    }
+
     /// Resolves when no connection is open or being opened.
     pub async fn emptied(&self) {
-        // In this order: what is opened in between is found open.
-        none(&self.emptied, || self.count_opening() + self.count()).await;
+        until(&self.emptied, || self.is_empty()).await;
     }
 
     /// Resolves when no tunnel is open.
     pub async fn closed(&self) {
-        none(&self.closed, || lock(&self.tunnels).len()).await;
+        until(&self.closed, || lock(&self.tunnels).is_empty()).await;
     }
 
     /// Every tunnel that is open now.
@@ -152,13 +157,13 @@ impl Registry {
     }
 }
 
-/// Resolves when there is none of these, now or in a moment of which `changed` tells.
-async fn none(changed: &Notify, count: impl Fn() -> usize) {
+/// Resolves when it is so, now or in a moment of which `changed` tells.
+async fn until(changed: &Notify, is_so: impl Fn() -> bool) {
     loop {
         let mut told = pin!(changed.notified());
         // From here on it hears of every such moment, so that none falls between the look and the wait.
         told.as_mut().enable();
-        if count() == 0 {
+        if is_so() {
             return;
         }
         told.await;

@@ -13,8 +13,8 @@ use std::fmt::Write as _;
 use std::io::{self, BufWriter, Write};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
-use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
-use std::time::{Duration, SystemTime};
+use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
+use std::time::{Duration, Instant, SystemTime};
 
 /// Records that may wait for the log thread: about 5 MB, and a tenth of a second at 80,000 connections a second.
 const WAITING: usize = 8192;
@@ -59,13 +59,20 @@ impl AccessLog {
         self.dropped.load(Relaxed)
     }
 
-    /// Waits until everything written so far has reached the output, at most for `patience`. For the end of the process.
-    pub fn flush(&self, patience: Duration) {
-        let (done, wait) = sync_channel(1);
-        if self.to_thread.try_send(Job::Flush(done)).is_ok() {
-            // Late or never: the process ends anyway, and the records that were lost with it are few.
-            _ = wait.recv_timeout(patience);
+    /// Waits until everything written so far has reached the output, at most for `patience`; whether it has. For the end of the
+    /// process: it blocks.
+    pub fn flush(&self, patience: Duration) -> bool {
+        let (end, (done, wait)) = (Instant::now() + patience, sync_channel(1));
+        let mut job = Job::Flush(done);
+        while let Err(TrySendError::Full(back)) = self.to_thread.try_send(job) {
+            if Instant::now() >= end {
+                return false;
+            }
+            job = back;
+            // There is no room, and nothing tells when there is.
+            std::thread::sleep(Duration::from_millis(1));
         }
+        wait.recv_timeout(end.saturating_duration_since(Instant::now())).is_ok()
     }
 }
 

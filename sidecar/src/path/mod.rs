@@ -26,6 +26,9 @@ use std::rc::Rc;
 use std::sync::Arc;
 use tokio::sync::watch;
 
+/// Turns that what was cut has to abort its connections when the process ends: one is enough unless many wake each other.
+const LAST_TURNS: usize = 100;
+
 /// How far the process is on its way out.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Phase {
@@ -63,6 +66,13 @@ impl Path {
             tokio::task::spawn_local(listen::accept(path.clone(), listener, purpose));
         }
         stop.await;
+        // A thread that got no processor in all of that time has cut nothing yet: it has its turn before its connections close.
+        for _ in 0..LAST_TURNS {
+            if path.shared.live.is_empty() {
+                break;
+            }
+            tokio::task::yield_now().await;
+        }
         Ok(())
     }
 

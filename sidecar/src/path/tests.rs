@@ -1,6 +1,7 @@
 //! Two sidecars in one process: real sockets, real handshakes, and peers that are not ours (rustls' own records, the h2 crate).
 //! What needs the redirect is tested in network namespaces, not here.
 use super::*;
+use crate::clock::Clock;
 use crate::report::Reporter;
 use crate::shared::Settings;
 use crate::tls::Framing;
@@ -30,6 +31,8 @@ mod pool;
 mod unknown;
 
 pub const SOON: Duration = Duration::from_secs(5);
+/// A limit that a test waits for: nobody honest has to keep it.
+pub const BRIEF: Duration = Duration::from_millis(500);
 
 /// Runs a test as a data path thread runs.
 pub fn local(test: impl Future<Output = ()>) {
@@ -43,12 +46,13 @@ pub fn own_ip() -> IpAddr {
     socket.local_addr().unwrap().ip()
 }
 
+/// Whoever is honest keeps these times though the machine is busy. A test that waits for the end of one sets it.
 pub fn settings() -> Settings {
     Settings {
-        connect_time: Duration::from_secs(2),
-        head_time: Duration::from_millis(500),
+        connect_time: SOON * 4,
+        head_time: SOON * 4,
         head_bytes: 8192,
-        unknown_wait: Duration::from_millis(300),
+        unknown_wait: SOON * 4,
         idle_tunnel: Duration::from_secs(300),
         streams: 16,
         alone_above: 1 << 20,
@@ -104,9 +108,13 @@ pub fn path(shared: &Arc<Shared>) -> (Rc<Path>, watch::Sender<Phase>) {
 
 impl Sidecar {
     pub async fn start(credentials: &Arc<Credentials>, settings: Settings) -> Self {
+        Self::with_clock(credentials, settings, Clock::machine()).await
+    }
+
+    pub async fn with_clock(credentials: &Arc<Credentials>, settings: Settings, clock: Clock) -> Self {
         let (view, _) = View::new();
         let sources = socket::Sources::new(vec![own_ip()]);
-        let shared = Shared::new(settings, credentials.clone(), view, sources, Reporter::default());
+        let shared = Shared::with_clock(settings, credentials.clone(), view, sources, Reporter::default(), clock);
         let (path, phase) = path(&shared);
         let listener = TcpListener::bind((own_ip(), 0)).await.unwrap();
         let tunnel = listener.local_addr().unwrap();
@@ -208,10 +216,16 @@ impl Mesh {
     }
 
     pub async fn with(settings: Settings) -> Self {
+        Self::with_clock(settings, Clock::machine()).await
+    }
+
+    /// Both by the same clock. Handshakes look at the machine's, whatever it says.
+    pub async fn with_clock(settings: Settings, clock: Clock) -> Self {
         let authority = Authority::new("example.org");
         let web = authority.credentials("shop", "web", Some("web-1"));
         let orders = authority.credentials("shop", "orders", Some("orders-1"));
-        let (web, orders) = (Sidecar::start(&web, settings.clone()).await, Sidecar::start(&orders, settings).await);
+        let web = Sidecar::with_clock(&web, settings.clone(), clock.clone()).await;
+        let orders = Sidecar::with_clock(&orders, settings, clock).await;
         web.shared.view.apply(&config(1, "deny", vec![])).unwrap();
         orders.shared.view.apply(&config(1, "allow", vec![])).unwrap();
         let (application, calls) = echo().await;

@@ -1,6 +1,7 @@
 //! Declared calls against applications on real sockets. The application listens on 127.0.0.1, which stands for the pod's
 //! address; calls come from 127.0.0.2, as they would from the addresses that `capture` adds.
 use super::*;
+use serde_json::Value;
 use std::net::Ipv4Addr;
 use std::sync::Mutex;
 use std::time::Duration;
@@ -11,8 +12,14 @@ const KEY: &str = "00112233445566778899aabbccddeeff";
 const POD: IpAddr = IpAddr::V4(Ipv4Addr::LOCALHOST);
 const SOURCE: IpAddr = IpAddr::V4(Ipv4Addr::new(127, 0, 0, 2));
 
+/// Replays these. What says no time of its own has plenty, and not the kubelet's second: the applications here answer.
 fn replay(probes: &str) -> Replay {
-    let declared = Declared::read(probes, KEY, "127.0.0.1", &[15001, 15020]).unwrap();
+    let mut all: Value = serde_json::from_str(probes).unwrap();
+    let kinds = all.as_object_mut().unwrap().values_mut().flat_map(|kinds| kinds.as_object_mut().unwrap().values_mut());
+    for probe in kinds {
+        probe.as_object_mut().unwrap().entry("timeoutSeconds").or_insert(60.into());
+    }
+    let declared = Declared::read(&all.to_string(), KEY, "127.0.0.1", &[15001, 15020]).unwrap();
     Replay::new(declared, Sources::new(vec![SOURCE]))
 }
 

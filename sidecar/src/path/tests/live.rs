@@ -1,19 +1,37 @@
 //! F38, and proofs of open tunnels, between two sidecars.
 use super::*;
-use crate::clock::{Clock, Moment};
+use crate::clock::Moment;
 use crate::keeper::{self, Ages};
 use crate::live::CutReason;
 use crate::proof;
 use crate::refusal::Broken;
 use signet_identity::Svid;
 use signet_identity::testing::{leaf_params, now};
+use std::sync::Mutex;
 
 const AGES: Ages = Ages { grace: Duration::from_secs(10), foreign: None };
+/// Seconds that a certificate lives which does not end by the machine's clock while a test runs.
+const LIFE: u64 = 600;
 
 fn short(authority: &Authority, name: &str, uid: &str, seconds: u64) -> Svid {
     let params = leaf_params(&authority.id("shop", name), Some(uid), &(now() - 1..now() + seconds));
     let (chain, key) = authority.issue(&params);
     Svid::new(chain, &key).unwrap()
+}
+
+/// A clock that stands still until its hand is moved.
+fn by_hand() -> (Arc<Mutex<Moment>>, Clock) {
+    let start = Moment { wall: Duration::from_secs(now()), boot: Duration::from_secs(1000) };
+    let hand = Arc::new(Mutex::new(start));
+    let shown = hand.clone();
+    (hand, Clock::from_fn(move || *shown.lock().unwrap()))
+}
+
+/// Moves the hand ahead to this Unix second.
+fn ahead(hand: &Mutex<Moment>, to: u64) {
+    let mut hand = hand.lock().unwrap();
+    let by = Duration::from_secs(to).saturating_sub(hand.wall);
+    *hand = Moment { wall: hand.wall + by, boot: hand.boot + by };
 }
 
 #[test]
@@ -64,24 +82,29 @@ fn f38_an_open_tunnel_is_cut_when_its_root_goes() {
 #[test]
 fn a_tunnel_stays_open_through_renewals_because_both_ends_prove_it_again() {
     local(async {
-        let mesh = Mesh::start().await;
+        let (hand, clock) = by_hand();
+        let mesh = Mesh::with_clock(settings(), clock).await;
         let renew = |seconds| {
             mesh.web.shared.credentials.set_svid(short(&mesh.authority, "web", "web-1", seconds));
             mesh.orders.shared.credentials.set_svid(short(&mesh.authority, "orders", "orders-1", seconds));
         };
-        renew(3);
+        renew(LIFE);
         let ages = Ages { grace: Duration::ZERO, ..AGES };
         let _keepers = [&mesh.web, &mesh.orders].map(|sidecar| spawn_local(keeper::keep(sidecar.shared.clone(), ages)));
         let mut opened = mesh.call(&mesh.orders.named()).await.unwrap();
         let first = opened.slot.tunnel.deadline();
-        for _ in 0..8 {
-            tokio::time::sleep(Duration::from_millis(1000)).await;
-            renew(3);
+        let theirs = mesh.orders.shared.live.tunnel(&opened.slot.tunnel.exporter).unwrap();
+        for round in 1..=8 {
+            let before = opened.slot.tunnel.deadline();
+            renew((round + 1) * LIFE);
+            // A proof is due, and until it has come the time that is left does not pass.
+            ahead(&hand, before - 4);
+            let both = || theirs.deadline().min(opened.slot.tunnel.deadline()) > before;
+            until("both ends were proved again", both).await;
             opened.stream.write_all(b"x").await.unwrap();
             assert_eq!(opened.stream.read_u8().await.unwrap(), b'x');
         }
         assert!(opened.slot.tunnel.deadline() > first + 4);
-        let theirs = mesh.orders.shared.live.tunnel(&opened.slot.tunnel.exporter).unwrap();
         assert!(theirs.deadline().abs_diff(opened.slot.tunnel.deadline()) <= 1);
     });
 }
@@ -124,9 +147,11 @@ fn a_proof_moves_the_deadlines_of_the_same_two_alone() {
 #[test]
 fn a_pooled_tunnel_says_goodbye_when_its_certificates_have_ended_and_nobody_proved_it_again() {
     local(async {
-        let mesh = Mesh::start().await;
-        mesh.web.shared.credentials.set_svid(short(&mesh.authority, "web", "web-1", 2));
+        let (hand, clock) = by_hand();
+        let mesh = Mesh::with_clock(settings(), clock).await;
+        mesh.web.shared.credentials.set_svid(short(&mesh.authority, "web", "web-1", LIFE));
         let mut opened = mesh.call(&mesh.orders.named()).await.unwrap();
+        ahead(&hand, opened.slot.tunnel.deadline() + 1);
         let wait = async {
             while mesh.web.path.pool.takes_more() {
                 tokio::time::sleep(Duration::from_millis(50)).await;
@@ -142,7 +167,6 @@ fn a_pooled_tunnel_says_goodbye_when_its_certificates_have_ended_and_nobody_prov
 #[test]
 fn proofs_that_say_too_much_too_little_or_nothing_are_answered_or_end_in_time() {
     local(async {
-        let mesh = Mesh::start().await;
         for (bytes, answers) in [
             (vec![0, 0], Some(0)),
             ([vec![0, 2], vec![9; 64]].concat(), Some(2)),
@@ -150,6 +174,9 @@ fn proofs_that_say_too_much_too_little_or_nothing_are_answered_or_end_in_time() 
             (vec![0, 3, 1, 2, 3], None),
             (vec![], None),
         ] {
+            // Waited for only where the rest never comes.
+            let head_time = if answers.is_some() { settings().head_time } else { BRIEF };
+            let mesh = Mesh::with(Settings { head_time, ..settings() }).await;
             let (mut read, mut write) = tokio::io::split(mesh.foreign(Framing::Proof).await);
             let writing = spawn_local(async move {
                 drop(write.write_all(&bytes).await);
@@ -172,12 +199,8 @@ fn our_certificate_ends_though_the_wall_clock_was_set_back() {
         let authority = Authority::new("example.org");
         let credentials = authority.credentials("shop", "web", Some("web-1"));
         credentials.set_svid(short(&authority, "web", "web-1", 3600));
-        let start = Moment { wall: Duration::from_secs(now()), boot: Duration::from_secs(1000) };
-        let hand = Arc::new(std::sync::Mutex::new(start));
-        let clock = {
-            let hand = hand.clone();
-            Clock::from_fn(move || *hand.lock().unwrap())
-        };
+        let (hand, clock) = by_hand();
+        let start = *hand.lock().unwrap();
         let (view, _) = View::new();
         let shared =
             Shared::with_clock(settings(), credentials, view, socket::Sources::default(), Reporter::default(), clock);

@@ -37,14 +37,20 @@ fn node(ports: &[u32]) -> wire::Destinations {
 #[test]
 fn a_port_of_a_node_that_may_be_a_services_waits_until_it_is_known_and_is_refused_otherwise() {
     local(async {
-        let mesh = Mesh::start().await;
-        let shared = &mesh.web.shared;
-        shared.view.apply(&inside(NODE)).unwrap();
-        shared.view.learn(&node(&[])).unwrap();
+        let start = async |settings: Settings| {
+            let mesh = Mesh::with(settings).await;
+            mesh.web.shared.view.apply(&inside(NODE)).unwrap();
+            mesh.web.shared.view.learn(&node(&[])).unwrap();
+            mesh
+        };
+        let mesh = start(Settings { unknown_wait: BRIEF, ..settings() }).await;
         let to = SocketAddr::from((NODE, 30080));
-        assert_eq!(route(shared, to).await.err().unwrap().code(), "unknown_destination");
-        let plain = route(shared, SocketAddr::from((NODE, 9100))).await.unwrap().unwrap();
+        assert_eq!(route(&mesh.web.shared, to).await.err().unwrap().code(), "unknown_destination");
+        let plain = route(&mesh.web.shared, SocketAddr::from((NODE, 9100))).await.unwrap().unwrap();
         assert!(plain[0].peer.is_none(), "every other port is the node's own");
+        // With time for the news to come.
+        let mesh = start(settings()).await;
+        let shared = &mesh.web.shared;
         let (waiting, ()) = tokio::join!(route(shared, to), async { shared.view.learn(&node(&[30080])).unwrap() });
         assert!(waiting.unwrap().unwrap()[0].peer.is_some());
     });
