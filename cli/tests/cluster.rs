@@ -2,10 +2,12 @@
 //! what controllers and kubelets would write, the test writes, and what only a running pod can answer stays unanswered.
 #![allow(clippy::unwrap_used, reason = "in a test, what cannot be made ends the test")]
 use serde_json::{Value, json};
+use signet::demo::process::wait_for;
 use signet_apiserver::{ApiServer, PodOptions, make_pod, make_service_account, set_status, token};
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
+use std::time::Duration;
 
 const SIDECAR: &str = concat!("signet/signet-sidecar:", env!("CARGO_PKG_VERSION"));
 
@@ -271,6 +273,14 @@ async fn who_may_read_nothing_is_told_so_and_what_to_ask_for() {
         let said = run(Path::new("bash"), &["-c", &format!("{kubectl}; {command}")], "");
         assert_eq!(said.code, Some(0), "{command}: {}", said.err);
     };
+    // The API server hears of a new binding from its own watch, a moment after.
+    let may = |words: &[&str]| {
+        let kubeconfig = world.server.kubeconfig();
+        let fixed = ["--kubeconfig", kubeconfig.to_str().unwrap(), "--as=system:serviceaccount:shop:visitor"];
+        let asked = [&fixed[..], &["auth", "can-i"], words].concat();
+        let yes = || (run(&world.bin.join("kubectl"), &asked, "").code == Some(0)).then_some(());
+        wait_for(&format!("the visitor may {words:?}"), Duration::from_secs(20), yes).unwrap();
+    };
     let check = |more: &[&str]| {
         let said = signet(&visitor, &[&["check", "-o", "json", "--control-namespace", "mesh"], more].concat());
         (said.code, serde_json::from_str::<Value>(&said.out).unwrap())
@@ -281,6 +291,7 @@ async fn who_may_read_nothing_is_told_so_and_what_to_ask_for() {
     let (code, report) = check(&["-n", "shop"]);
     assert!(code == Some(2) && are(&report, "skipped"), "{report:#}");
     typed(found(&report, "api.permissions").1);
+    may(&["list", "pods", "-n", "shop"]);
     let (code, report) = check(&["-n", "shop"]);
     assert!(code == Some(0) && are(&report, "ok"), "{report:#}");
     assert!(ids(&report, "skipped").contains(&"install.guard".to_owned()), "what is the cluster's stays unseen");
@@ -288,6 +299,8 @@ async fn who_may_read_nothing_is_told_so_and_what_to_ask_for() {
     let (code, report) = check(&[]);
     assert_eq!((code, ids(&report, "fail")), (Some(2), vec![]), "{report:#}");
     typed(found(&report, "api.permissions").1);
+    may(&["list", "pods", "--all-namespaces"]);
+    may(&["create", "pods", "--subresource=portforward", "-n", "mesh"]);
     let ((code, report), (_, admins)) = (check(&[]), world.check(&[]));
     assert_eq!(code, Some(0), "{report:#}");
     assert_eq!(report["checks"], admins["checks"], "as the administrator sees it");

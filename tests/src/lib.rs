@@ -88,6 +88,12 @@ pub fn logged(workload: &Workload, from: usize, words: &str) -> String {
         .unwrap_or_else(|e| panic!("{e}; it said:\n{}", workload.log().get(from..).unwrap_or_default()))
 }
 
+/// How long a connection took, by its record.
+pub fn seconds(record: &str) -> Duration {
+    let seconds = record.split(' ').find_map(|field| field.strip_prefix("seconds=")?.parse().ok());
+    Duration::from_secs_f64(seconds.unwrap_or_else(|| panic!("no seconds in {record}")))
+}
+
 /// A machine with an address in each family outside the mesh's ranges, which these callers have a route to.
 pub fn beyond(mesh: &mut Mesh, callers: &[&Workload]) -> (Namespace, [IpAddr; 2]) {
     let machine = mesh.world.machine("beyond").expect("a machine");

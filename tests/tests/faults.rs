@@ -7,13 +7,13 @@ use signet::demo::{
 use signet_tests::{
     FAMILIES, SOON,
     apps::{End, Server, call, echoed, end_of, is_reset, reaches},
-    beyond, join, logged, mesh, mesh_with, pair,
+    beyond, join, logged, mesh, mesh_with, pair, seconds,
 };
 use std::{
     collections::{BTreeMap, BTreeSet},
     io::{Read as _, Write as _},
-    net::IpAddr,
-    time::{Duration, Instant},
+    net::{IpAddr, SocketAddr},
+    time::Duration,
 };
 
 /// A mesh with the usual pair, and an echo server on 8080.
@@ -33,13 +33,14 @@ fn while_the_ca_is_away_everything_goes_on_and_the_first_failure_is_logged_and_c
     // Renewed at 20 to 27 s of 40: between the first failure and the end there is time to look.
     let leaf = Duration::from_secs(40);
     let (mut mesh, checkout, orders, _server) = stage_in(mesh_with(|options| options.leaf_lifetime = Some(leaf)));
-    let held = checkout.serial().unwrap();
-    assert_eq!(checkout.metric("signet_sidecar_certificate_failures_total"), 0);
+    assert_eq!(checkout.metric("signet_sidecar_certificate_failures_total").unwrap(), 0);
     mesh.ca.take().unwrap().kill();
-    let end = checkout.metric("signet_sidecar_svid_not_after_seconds");
+    // From here on nobody issues another.
+    let held = checkout.serial().unwrap();
+    let end = checkout.metric("signet_sidecar_svid_not_after_seconds").unwrap();
     wait_for("a failed renewal is counted", leaf, || {
         reaches(&checkout.machine, orders.machine.v4, 8080).unwrap();
-        (checkout.metric("signet_sidecar_certificate_failures_total") > 0).then_some(())
+        (checkout.metric("signet_sidecar_certificate_failures_total").ok()? > 0).then_some(())
     })
     .unwrap();
     let log = checkout.log();
@@ -51,11 +52,11 @@ fn while_the_ca_is_away_everything_goes_on_and_the_first_failure_is_logged_and_c
     );
     // What is in use stays in use.
     assert_eq!(checkout.serial().unwrap(), held);
-    assert_eq!(checkout.metric("signet_sidecar_svid_not_after_seconds"), end);
+    assert_eq!(checkout.metric("signet_sidecar_svid_not_after_seconds").unwrap(), end);
     reaches(&checkout.machine, orders.machine.v4, 8080).unwrap();
     mesh.start_ca().unwrap();
     wait_for("the next one, by itself", SOON * 6, || {
-        (checkout.metric("signet_sidecar_svid_not_after_seconds") > end).then_some(())
+        (checkout.metric("signet_sidecar_svid_not_after_seconds").ok()? > end).then_some(())
     })
     .unwrap();
 }
@@ -84,24 +85,31 @@ fn while_the_operator_is_away_new_destinations_inside_the_mesh_are_refused_after
         for family in FAMILIES {
             let (checkout, other) = (&checkout, &other);
             scope.spawn(move || {
-                let start = Instant::now();
                 assert!(reaches(&checkout.machine, other.address(family), 8080).is_err(), "unknown is not unmeshed");
-                let took = Instant::now().duration_since(start);
-                let five = Duration::from_secs(4)..Duration::from_secs(8);
-                assert!(five.contains(&took), "{family:?}: refused after {took:?}");
             });
         }
-        // Meanwhile, and without a wait: what is known of the mesh, and what is outside its ranges.
+        // Meanwhile, and without a wait: what is known of the mesh, and what is outside its ranges. The sidecar says what each
+        // took.
         for to in [orders.machine.addresses(), beyond].concat() {
-            let start = Instant::now();
-            reaches(&checkout.machine, to, 8080).unwrap_or_else(|e| panic!("{to}: {e}"));
-            let took = Instant::now().duration_since(start);
-            assert!(took < Duration::from_secs(4), "{to} was reached after {took:?}");
+            let mut stream = call(&checkout.machine, to, 8080).unwrap_or_else(|e| panic!("{to}: {e}"));
+            echoed(&mut stream, b"anybody there?").unwrap_or_else(|e| panic!("{to}: {e}"));
+            let here = stream.local_addr().unwrap();
+            drop(stream);
+            let line = logged(&checkout, 0, &format!(" source={here} "));
+            assert!(line.contains(" outbound carried ") && seconds(&line) < Duration::from_secs(4), "{to}: {line}");
         }
     });
     assert_eq!(there.accepted(), 0, "nothing reached what is unknown");
     let refused = || checkout.log().matches(" outbound refused reason=unknown_destination ").count();
     wait_for("both refusals are logged", SOON, || (refused() == FAMILIES.len()).then_some(())).unwrap();
+    for family in FAMILIES {
+        let log = checkout.log();
+        let mut lines = log.lines().filter(|line| line.contains(" outbound refused reason=unknown_destination "));
+        let words = format!(" destination={} ", SocketAddr::new(other.address(family), 8080));
+        let line = lines.find(|line| line.contains(&words)).expect("each is logged");
+        let five = Duration::from_secs(4)..Duration::from_secs(8);
+        assert!(five.contains(&seconds(line)), "{family:?}: {line}");
+    }
 }
 
 #[test]
@@ -122,7 +130,8 @@ fn f34_before_its_first_configuration_a_sidecar_denies_everything_inbound_and_is
         assert!(reaches(&checkout.machine, late.address(family), 8080).is_err());
     }
     mesh.start_operator().unwrap();
-    late.ready(SOON * 2).unwrap();
+    // It asks again ever more seldom while nobody answers.
+    late.ready(Duration::from_mins(1)).unwrap();
 }
 
 #[test]
@@ -204,6 +213,11 @@ fn kill_9_of_the_operator_and_its_restart_leave_every_verdict_as_it_was() {
     }
     // It takes new rules afterwards, and the connection from before is judged by them.
     assert_eq!(echoed(&mut open, b"still").unwrap(), b"still");
+    let connected = |workload: &Workload| workload.metric("signet_sidecar_operator_connected").is_ok_and(|is| is == 1);
+    wait_for("both are connected to the operator", Duration::from_secs(90), || {
+        [&orders, &stranger].into_iter().all(connected).then_some(())
+    })
+    .unwrap();
     mesh.allow("shop", "orders", &[8080], &["stranger"]).unwrap();
     assert_eq!(end_of(&mut open, SOON), End::Reset);
     wait_for("the new rule", SOON, || reaches(&stranger.machine, orders.machine.v4, 8080).ok()).unwrap();
@@ -221,7 +235,7 @@ fn kill_9_of_the_ca_at_any_moment_lets_every_token_be_used_at_most_once_and_jour
         let join = Join { name: &name, namespace: "shop", service_account: &name, ports: &[] };
         let mut workload = mesh.prepare(machine, &join).unwrap();
         workload.capture("up").unwrap();
-        let [asked, issued] = [HANDSHAKES, ISSUED].map(|metric| ca_metric(&mesh, metric));
+        let [asked, issued] = [HANDSHAKES, ISSUED].map(|metric| ca_metric(&mesh, metric).unwrap());
         workload.start_sidecar().unwrap();
         // Before it has asked; as soon as the CA has taken its handshake, or another's that renews; and when the CA has journaled
         // a certificate and not much more.
@@ -277,15 +291,15 @@ fn kill_9_of_the_ca_at_any_moment_lets_every_token_be_used_at_most_once_and_jour
 const HANDSHAKES: &str = "signet_ca_handshakes_accepted_total";
 const ISSUED: &str = "signet_ca_certificates_issued_total";
 
-/// A counter of the CA, over all of its labels.
-fn ca_metric(mesh: &Mesh, name: &str) -> u64 {
-    let page = mesh.world.hub().enter(|| http_get(15022, "/metrics")).unwrap().unwrap_or_default();
+/// A counter of the CA, over all of its labels; `None` when the CA does not answer.
+fn ca_metric(mesh: &Mesh, name: &str) -> Option<u64> {
+    let page = mesh.world.hub().enter(|| http_get(15022, "/metrics")).unwrap().ok()?;
     let lines = page.lines().filter(|line| line.starts_with(name));
-    lines.filter_map(|line| line.rsplit_once(' ')?.1.parse::<u64>().ok()).sum()
+    Some(lines.filter_map(|line| line.rsplit_once(' ')?.1.parse::<u64>().ok()).sum())
 }
 
 fn moved(mesh: &Mesh, name: &str, from: u64) {
-    wait_for(&format!("{name} moves"), SOON, || (ca_metric(mesh, name) > from).then_some(())).unwrap();
+    wait_for(&format!("{name} moves"), SOON, || (ca_metric(mesh, name)? > from).then_some(())).unwrap();
 }
 
 /// The serials of all certificates that a program says it took in use.

@@ -146,16 +146,19 @@ fn f8_every_open_port_of_every_program_is_mutual_tls_or_health_or_loopback() {
     assert!(config.contains("shop/orders-callers") && config.contains("/sa/checkout"), "{config}");
 }
 
-/// Whether TLS ends with a caller that shows no certificate. In TLS 1.3 the refusal comes after the handshake.
+/// Whether TLS ends with a caller that shows no certificate. In TLS 1.3 the refusal comes after the handshake, in the place of
+/// the server's first bytes.
 fn refuses_the_nameless(from: &Namespace, to: IpAddr, port: u16) -> bool {
     let to = std::net::SocketAddr::new(to, port);
-    let mut command = Command::new("sh");
-    command.args([
-        "-c",
-        &format!("(timeout 1 tail -f /dev/null) | timeout 10 openssl s_client -connect {to} -tls1_3 -alpn h2 -msg"),
-    ]);
-    let out = from.output(command).unwrap();
-    let said = format!("{}{}", String::from_utf8_lossy(&out.stdout), String::from_utf8_lossy(&out.stderr));
+    let mut command = Command::new("openssl");
+    // It has nothing to say, and stays all the same.
+    command.args(["s_client", "-connect", &to.to_string(), "-tls1_3", "-alpn", "h2", "-msg", "-ign_eof"]);
+    let mut client = from.spawn(&format!("s_client-{to}"), command).unwrap();
+    // A refusal ends it. HTTP/2's first frame begins with zeros, which are in nothing that openssl says itself.
+    let answered = || (client.ended().is_some() || client.log().contains('\0')).then_some(());
+    let answer = wait_for("a refusal or the first bytes", SOON * 2, answered);
+    let said = client.log();
+    answer.unwrap_or_else(|e| panic!("{to}: {e}: {said}"));
     assert!(said.contains("ServerHello"), "{to} speaks no TLS 1.3: {said}");
     said.contains("certificate required") || said.contains("certificate_required")
 }
@@ -242,14 +245,14 @@ fn connections_above_the_limit_are_reset_and_counted_and_those_below_it_go_on() 
         wait_for("a place", SOON, open).unwrap()
     };
     let mut open: Vec<TcpStream> = orders.machine.addresses().into_iter().cycle().take(4).map(one_more).collect();
-    let (before, held) = (checkout.metric(refused), server.accepted());
+    let (before, held) = (checkout.metric(refused).unwrap(), server.accepted());
     for address in orders.machine.addresses() {
         match call(&checkout.machine, address, 8080) {
             Ok(mut stream) => assert_eq!(end_of(&mut stream, SOON), End::Reset, "{address}"),
             Err(e) => assert!(is_reset(&e), "{address}: {e}"),
         }
     }
-    assert_eq!(checkout.metric(refused), before + 2, "counted");
+    assert_eq!(checkout.metric(refused).unwrap(), before + 2, "counted");
     assert_eq!(server.accepted(), held, "nothing reached the application");
     for stream in &mut open {
         assert_eq!(echoed(stream, b"still").unwrap(), b"still");
@@ -311,8 +314,9 @@ fn f26_a_million_distinct_names_leave_memory_and_metrics_flat() {
         names(part * 20_000, 20_000);
     }
     assert_eq!(metrics(), lines, "metrics grew with the peer's names");
+    // Less than a pointer for each. Records that wait to be written are 5 MB at most, whoever sends them.
     let grown = resident().saturating_sub(kib);
-    assert!(grown < 4096, "{grown} KiB for 980,000 names");
+    assert!(grown < 980_000 * 8 / 1024, "{grown} KiB for 980,000 names");
 }
 
 #[test]
@@ -367,7 +371,8 @@ fn f29_resets_by_the_hundred_thousand_and_endless_headers_cost_bounded_memory_an
 
 #[test]
 fn a_slow_an_oversized_and_a_silent_head_are_refused_within_their_limits() {
-    let mut mesh = mesh_with(|o| o.sidecar = "[limits]\nhead_time = \"1s\"\n".into());
+    // Half as long as an end is waited for. A head that is whole comes within it.
+    let mut mesh = mesh_with(|o| o.sidecar = "[limits]\nhead_time = \"5s\"\n".into());
     let (checkout, orders, _server) = stage(&mut mesh);
     let outside = mesh.world.machine("outside").unwrap();
     let good = good_peer(&mesh);
@@ -392,7 +397,7 @@ fn a_slow_an_oversized_and_a_silent_head_are_refused_within_their_limits() {
         let counted = format!(
             "signet_sidecar_connections_total{{direction=\"inbound\",outcome=\"refused\",reason=\"{reason}\"}}"
         );
-        let count = orders.metric(&counted);
+        let count = orders.metric(&counted).unwrap();
         assert_eq!(count, if reason == "head_timeout" { 2 } else { 1 }, "{reason} is counted");
     }
     // A peer that never begins its handshake.
@@ -414,7 +419,14 @@ fn f36_a_program_without_free_descriptors_backs_off_recovers_and_counts() {
     ] {
         let open = std::fs::read_dir(format!("/proc/{}/fd", program.pid())).unwrap().count();
         limit_descriptors(program, open + 20);
+        let from = program.log().len();
         let flood: Vec<TcpStream> = (0..100).filter_map(|_| call(&outside, address, port).ok()).collect();
+        wait_for("it cannot accept and says so", SOON, || {
+            let log = program.log();
+            let says = |words: &str| log.get(from..).is_some_and(|since| since.contains(words));
+            (says("accept failed; waiting") || says("cannot accept a connection")).then_some(())
+        })
+        .unwrap_or_else(|e| panic!("{}: {e}", program.name()));
         let before = cpu_ticks(program);
         std::thread::sleep(Duration::from_secs(2));
         let spent = cpu_ticks(program) - before;

@@ -147,6 +147,12 @@ fn capture_down_leaves_the_rules_and_addresses_of_before_and_capture_print_is_wh
         "nft 'add table inet mine; add chain inet mine in { type filter hook input priority 0; }; add rule inet mine in tcp dport 23 drop'",
         None,
     );
+    // The kernel gives the device an address of its own, in its own time: it must have it, and be sure that nobody else has.
+    let sure = || {
+        let own = here("ip -6 -o address show dev eth0 scope link -tentative; ip -6 route show table local", None);
+        (own.contains("inet6 fe80:") && own.contains("local fe80:")).then_some(())
+    };
+    wait_for("the device has its link-local address", SOON, sure).unwrap();
     let state = || here("nft list ruleset; ip -o address; ip rule; ip -6 rule; ip route show table all", None);
     let before = state();
     assert!(before.contains("table inet mine"), "{before}");

@@ -151,7 +151,7 @@ fn a_ca_that_was_away_for_longer_than_a_leaf_lives_is_taken_back_by_everyone_by_
     let line = wait_for("new connections fail when the leaf has ended", LEAF * 5, refused).unwrap();
     assert!(line.contains("the CA has not renewed it"), "the reason names the CA: {line}");
     // The operator has no certificate for its streams any more either.
-    let connected = |workload: &Workload| workload.metric("signet_sidecar_operator_connected") == 1;
+    let connected = |workload: &Workload| workload.metric("signet_sidecar_operator_connected").is_ok_and(|is| is == 1);
     mesh.start_ca().unwrap();
     wait_for("everything is back", Duration::from_secs(90), || {
         reaches(&checkout.machine, orders.machine.v4, 8080).ok()

@@ -23,6 +23,7 @@ fn stage(sidecar: &str) -> (Mesh, Workload, Workload, Server) {
     // Then it is remembered what they moved, and the next may get tunnels of their own.
     let ended = || (checkout.log().matches(" outbound carried ").count() == FAMILIES.len()).then_some(());
     wait_for("both have ended", SOON, ended).unwrap();
+    wait_for("neither side carries anything", SOON, || carry(&checkout, &orders, 0)).unwrap();
     (mesh, checkout, orders, server)
 }
 
@@ -67,7 +68,8 @@ fn after_sigterm_a_called_sidecar_takes_nothing_new_and_lets_open_connections_fi
 #[test]
 fn with_nothing_open_a_sidecar_ends_at_once_and_what_is_called_after_it_is_refused_and_not_sent_in_plaintext() {
     let (_mesh, mut checkout, orders, server) = stage("[drain]\ngrace = \"1h\"\n");
-    let none = || (checkout.metric("signet_sidecar_connections_open{direction=\"outbound\"}") == 0).then_some(());
+    let open = || checkout.metric("signet_sidecar_connections_open{direction=\"outbound\"}").ok();
+    let none = || (open()? == 0).then_some(());
     wait_for("nothing is open", SOON, none).unwrap();
     let before = server.accepted();
     terminate(&checkout);
@@ -117,8 +119,8 @@ fn what_outlives_the_grace_is_reset_on_both_sides_and_both_logs_say_so_whichever
             for stream in &mut open {
                 std::io::Write::write_all(stream, b"stay").unwrap();
             }
-            let carried = || (server_side(&orders) == FAMILIES.len()).then_some(());
-            wait_for("both are carried", SOON, carried).unwrap();
+            // By both sides: the called one carries what the caller's may still be opening.
+            wait_for("both are carried", SOON, || carry(&checkout, &orders, FAMILIES.len())).unwrap();
             let (mut stopped, mut other) = if called { (orders, checkout) } else { (checkout, orders) };
             let from = other.log().len();
             terminate(&stopped);
@@ -146,7 +148,8 @@ fn what_is_still_being_opened_when_the_grace_ends_is_waited_for_and_then_reset_a
     // From here on it takes connections and answers none.
     freeze(orders.sidecar.as_ref().unwrap());
     let mut open = FAMILIES.map(|family| call(&checkout.machine, orders.address(family), 8080).unwrap());
-    let opening = || (checkout.metric("signet_sidecar_connections_opening") == FAMILIES.len() as u64).then_some(());
+    let opening = || checkout.metric("signet_sidecar_connections_opening").ok();
+    let opening = || (opening()? == FAMILIES.len() as u64).then_some(());
     wait_for("both are being opened", SOON, opening).unwrap();
     terminate(&checkout);
     for stream in &mut open {
@@ -156,8 +159,13 @@ fn what_is_still_being_opened_when_the_grace_ends_is_waited_for_and_then_reset_a
     assert_eq!(checkout.log().matches(" reason=draining ").count(), FAMILIES.len(), "{}", checkout.log());
 }
 
-/// How many inbound connections a sidecar carries now.
-fn server_side(workload: &Workload) -> usize {
-    let page = workload.admin("/connections").unwrap_or_default();
-    page.matches("\"inbound\"").count()
+/// Whether so many connections are carried now, in the eyes of the caller's sidecar and of the called one's.
+fn carry(caller: &Workload, called: &Workload, count: usize) -> Option<()> {
+    (carried(caller, "outbound")? == count && carried(called, "inbound")? == count).then_some(())
+}
+
+/// How many connections of a direction a sidecar carries now.
+fn carried(workload: &Workload, direction: &str) -> Option<usize> {
+    let page = workload.admin("/connections").ok()?;
+    Some(page.matches(&format!("\"{direction}\"")).count())
 }

@@ -142,9 +142,10 @@ fn a_server_that_speaks_first_is_heard_without_added_wait() {
     let mut mesh = mesh();
     let (checkout, orders) = pair(&mut mesh);
     let _server = Server::banner(&orders.machine, 8080, "220 hello\r\n");
-    // The first connection also opens the tunnel; the ones after it show the way itself.
+    // A wait for the client's words would be in every one of them; what else the machine does is not in all, nor is the
+    // opening of the tunnel.
     for family in FAMILIES {
-        let mut waits: Vec<Duration> = (0..20)
+        let shortest = (0..20)
             .map(|_| {
                 let start = Instant::now();
                 let mut stream = call(&checkout.machine, orders.address(family), 8080).unwrap();
@@ -153,12 +154,11 @@ fn a_server_that_speaks_first_is_heard_without_added_wait() {
                 assert_eq!(&heard, b"220 hello\r\n");
                 Instant::now().duration_since(start)
             })
-            .collect();
-        waits.sort();
+            .min()
+            .unwrap();
         assert!(
-            waits[10] < Duration::from_millis(100),
-            "{family:?}: the median of 20 waits is {:?}: somebody waits for the client's words",
-            waits[10]
+            shortest < Duration::from_millis(100),
+            "{family:?}: the shortest of 20 waits is {shortest:?}: somebody waits for the client's words"
         );
     }
 }
@@ -213,7 +213,8 @@ fn a_reader_that_does_not_read_costs_bounded_memory_and_does_not_stop_its_neighb
         let start = Instant::now();
         reaches_ping(&checkout, &orders, FAMILIES[n % 2]);
         let took = Instant::now().duration_since(start);
-        assert!(took < Duration::from_secs(2), "a neighbour waited {took:?}");
+        // Behind those who read nothing it would wait for ever.
+        assert!(took < SOON, "a neighbour waited {took:?}");
     }
     // Counters move while connections are open, and those who read nothing opened all of these.
     let moved = checkout.admin("/verdicts").unwrap();
@@ -269,9 +270,19 @@ fn several_workloads_behind_one_service_all_get_connections_and_a_dead_one_costs
     mesh.write("service-both.yaml", &service_document("shop", "both", &services, &[(80, 8080)])).unwrap();
     mesh.allow("shop", "both", &[8080], &["checkout"]).unwrap();
     let (first, second) = (Server::echo(&one.machine, 8080), Server::echo(&two.machine, 8080));
+    for workload in [&one, &two] {
+        let in_force = || workload.log().contains("rules=1").then_some(());
+        wait_for("the rule is in force", SOON, in_force).unwrap();
+    }
     for service in services {
         let before = (first.accepted(), second.accepted());
-        wait_for("the Service is reached", SOON, || reaches(&checkout.machine, service, 80).ok()).unwrap();
+        // Only then does the caller know both, and avoids neither for a failure of before.
+        wait_for("both are reached by the Service", SOON, || {
+            reaches(&checkout.machine, service, 80).ok()?;
+            (first.accepted() > before.0 && second.accepted() > before.1).then_some(())
+        })
+        .unwrap();
+        let before = (first.accepted(), second.accepted());
         for _ in 0..100 {
             reaches(&checkout.machine, service, 80).unwrap();
         }
@@ -308,9 +319,11 @@ fn a_capture_of_the_wire_holds_none_of_the_words() {
 
 #[test]
 fn a_mesh_whose_ca_and_operator_have_ipv6_addresses_alone_for_their_callers_carries_both_families_and_renews() {
+    // Renewed with a third of it left.
+    let leaf = Duration::from_secs(12);
     let mut mesh = mesh_with(|options| {
         options.control = Family::V6;
-        options.leaf_lifetime = Some(Duration::from_secs(4));
+        options.leaf_lifetime = Some(leaf);
     });
     let (checkout, orders) = pair(&mut mesh);
     let _server = Server::echo(&orders.machine, 8080);
@@ -320,7 +333,7 @@ fn a_mesh_whose_ca_and_operator_have_ipv6_addresses_alone_for_their_callers_carr
         reaches(&checkout.machine, orders.address(family), 8080).unwrap();
     }
     let first = orders.serial().unwrap();
-    wait_for("a new certificate", SOON, || (orders.serial().ok()? != first).then_some(())).unwrap();
+    wait_for("a new certificate", leaf * 2, || (orders.serial().ok()? != first).then_some(())).unwrap();
     // The operator is heard as well.
     mesh.allow("shop", "orders", &[8080], &["somebody-else"]).unwrap();
     wait_for("the new rule", SOON, || reaches(&checkout.machine, orders.machine.v6, 8080).err()).unwrap();
@@ -328,13 +341,13 @@ fn a_mesh_whose_ca_and_operator_have_ipv6_addresses_alone_for_their_callers_carr
 
 #[test]
 fn a_half_closed_connection_outlives_conntracks_patience() {
-    // Two minutes by conntrack's own timers, shortened from 60 and 120 s to 32: the same stretch relative to the sidecar's
-    // keepalive of 30 s, which is what keeps the entry alive.
+    // Conntrack's own timers, shortened from 60 and 120 s to 36: above the sidecar's keepalive of 30 s, which is what keeps
+    // the entry alive, and which the kernel's timers round up to 32 s.
     let mut mesh = mesh_with(|_| {});
     let (checkout, orders) = pair(&mut mesh);
     for machine in [&checkout.machine, &orders.machine] {
         for timer in ["close_wait", "fin_wait", "last_ack"] {
-            machine.set(&format!("net/netfilter/nf_conntrack_tcp_timeout_{timer}"), "32").unwrap();
+            machine.set(&format!("net/netfilter/nf_conntrack_tcp_timeout_{timer}"), "36").unwrap();
         }
     }
     let (answer_now, told) = mpsc::channel::<()>();
@@ -348,8 +361,8 @@ fn a_half_closed_connection_outlives_conntracks_patience() {
     let mut stream = call(&checkout.machine, orders.machine.v4, 8080).unwrap();
     stream.write_all(b"take your time").unwrap();
     stream.shutdown(Shutdown::Write).unwrap();
-    // This wait is the test: nothing may happen for longer than the timers allow.
-    std::thread::sleep(Duration::from_secs(70));
+    // This wait is the test: nothing may happen for longer than the timers allow, twice.
+    std::thread::sleep(Duration::from_secs(75));
     answer_now.send(()).unwrap();
     let mut answer = String::new();
     stream.read_to_string(&mut answer).unwrap();

@@ -50,7 +50,7 @@ fn publish(mesh: &mut Mesh, change: impl Fn(&mut Bundle)) -> u64 {
 }
 
 fn follows(workload: &Workload, sequence: u64) {
-    let there = || (workload.metric("signet_sidecar_trust_sequence") >= sequence).then_some(());
+    let there = || (workload.metric("signet_sidecar_trust_sequence").ok()? >= sequence).then_some(());
     wait_for("the sidecar follows the trust state", SOON * 9, there).unwrap();
 }
 

@@ -323,11 +323,11 @@ impl Workload {
         Ok(answer)
     }
 
-    /// The value of a metric without labels; 0 when it is not there.
-    pub fn metric(&self, name: &str) -> u64 {
-        let page = self.admin("/metrics").unwrap_or_default();
+    /// The value of a metric, with its labels if it has any; 0 when the page does not have it, an error when there is no page.
+    pub fn metric(&self, name: &str) -> anyhow::Result<u64> {
+        let page = self.admin("/metrics")?;
         let value = page.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' ')?.trim().parse().ok());
-        value.unwrap_or_default()
+        Ok(value.unwrap_or_default())
     }
 
     /// The serial number of the certificate in use.
@@ -446,7 +446,8 @@ fn answers(space: &Namespace, port: u16, path: &str) -> bool {
 /// The body of a GET on a loopback port of the namespace that this thread is in.
 pub fn http_get(port: u16, path: &str) -> anyhow::Result<String> {
     use std::io::{Read as _, Write as _};
-    let limit = Duration::from_secs(2);
+    // Far above what an answer takes: a machine that does much else is not one on which nobody answers.
+    let limit = Duration::from_secs(20);
     let mut stream = std::net::TcpStream::connect_timeout(&([127, 0, 0, 1], port).into(), limit)?;
     stream.set_read_timeout(Some(limit))?;
     write!(stream, "GET {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")?;

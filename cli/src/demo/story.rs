@@ -13,19 +13,22 @@ use std::{
     net::{IpAddr, Ipv4Addr},
     path::Path,
     process::{Command, Output},
-    time::{Duration, Instant},
+    time::{Duration, Instant, SystemTime},
 };
 
 /// What nobody between the machines may read.
 const SECRET: &str = "card 4012-8888-8888-1881";
 /// How long a leaf lives here; in a real mesh an hour.
-const LEAF: Duration = Duration::from_secs(8);
+const LEAF: Duration = Duration::from_secs(10);
 /// How long a thing may take that should happen at once.
 const SOON: Duration = Duration::from_secs(10);
 /// Machines get their addresses in the order in which they are made.
 const ORDERS: IpAddr = IpAddr::V4(Ipv4Addr::new(10, 77, 0, 1));
-/// Failure in sending and in receiving network data, as curl(1) lists its exit codes: a reset comes to whichever it is at.
-const CURL_MET_A_RESET: [i32; 2] = [55, 56];
+/// Failure to connect, in sending and in receiving network data, as curl(1) lists its exit codes: a reset comes to whichever
+/// it is at.
+const CURL_MET_A_RESET: [i32; 3] = [7, 55, 56];
+/// How many pages checkout has got before anybody is refused: without a mesh, to see that the rule is in force, and over TLS.
+const FETCHED: usize = 3;
 const PAGE_URL: &str = "http://orders.shop:8080/";
 const PORTS: [(&str, u16); 2] = [("http", 8080), ("ssh", 22)];
 
@@ -150,7 +153,14 @@ fn speaks_first(stage: &mut Stage, cast: &Cast) -> anyhow::Result<Process> {
     let line = wait_for("the server's greeting", SOON, || session.log().lines().next().map(str::to_owned))?;
     let took = Instant::now().duration_since(began);
     stage.shows(&line);
-    stage.claim(took < Duration::from_secs(1), &format!("the greeting arrives after {} ms", took.as_millis()))?;
+    // The sidecar counts what it has handed on, a moment after.
+    let moved = wait_for("orders' sidecar counts the greeting", SOON, || {
+        session_proved(cast).filter(|session| session.received > 0)
+    })?;
+    stage.claim(
+        moved.sent == 0,
+        &format!("the greeting arrives after {} ms, and checkout has not said a byte", took.as_millis()),
+    )?;
     Ok(session)
 }
 
@@ -161,12 +171,13 @@ fn refused(stage: &mut Stage, cast: &Cast) -> anyhow::Result<()> {
         "reports is in the mesh, in the same namespace, with a good certificate. No rule names it.",
     );
     let requests = || cast.http.log().matches("GET").count();
-    let served = requests();
+    // It may note a request after it has answered.
+    let noted = || Some(requests()).filter(|served| *served >= FETCHED);
+    let served = wait_for("the HTTP server notes what it has served", SOON, noted)?;
     stage.claim(served > 0, "the HTTP server notes each request that reaches it")?;
-    let out = fetch(stage, &cast.reports.machine)?;
+    let (out, reset) = fetch_in_vain(stage, &cast.reports.machine)?;
     let code = out.status.code().is_some_and(|code| CURL_MET_A_RESET.contains(&code));
-    let reset = code && String::from_utf8_lossy(&out.stderr).contains("reset");
-    stage.claim(reset, "its connection is reset")?;
+    stage.claim(code && reset, "its connection is reset")?;
     let here = wait_for("reports' sidecar logs the refusal", SOON, || access_line(&cast.reports, "no_rule_matched"))?;
     let there = wait_for("orders' sidecar logs the refusal", SOON, || access_line(&cast.orders, "no_rule_matched"))?;
     stage.line("    The caller's side says:");
@@ -241,6 +252,10 @@ struct Session {
     number: u64,
     /// Unix seconds: when it would end if it were not proved again.
     until: u64,
+    /// Bytes from the caller.
+    sent: u64,
+    /// Bytes to the caller.
+    received: u64,
 }
 
 /// What orders' sidecar shows of the one connection to port 22.
@@ -250,7 +265,13 @@ fn session_proved(cast: &Cast) -> Option<Session> {
         c["direction"] == "inbound" && c["destination"].as_str().is_some_and(|d| d.ends_with(":22"))
     };
     let session = page["connections"].as_array()?.iter().find(to_ssh)?;
-    Some(Session { number: session["number"].as_u64()?, until: session["proved_until"].as_u64()? })
+    let number = |field: &str| session[field].as_u64();
+    Some(Session {
+        number: number("number")?,
+        until: number("proved_until")?,
+        sent: number("sent")?,
+        received: number("received")?,
+    })
 }
 
 /// Step 7.
@@ -259,12 +280,18 @@ fn ca_away(stage: &mut Stage, cast: &mut Cast, session: &mut Process) -> anyhow:
         "The CA is killed and comes back",
         "kill -9, three seconds of traffic without a CA, and a restart from its files.",
     );
+    // Whoever must renew while the CA is away is late, and how late depends on the machine: no certificate ends for twice the
+    // time for which it is away.
+    wait_for("both ends have renewed", LEAF * 6, || {
+        let fresh = |workload: &&Workload| certificate_left(workload).is_some_and(|left| left >= LEAF * 6 / 10);
+        [&cast.checkout, &cast.orders].iter().all(fresh).then_some(())
+    })?;
     let traffic = Traffic::start(&cast.checkout.machine, PAGE_URL);
     let mut ca = cast.mesh.ca.take().context("the CA runs")?;
     stage.command("hub", &format!("kill -9 {}   # signet-ca", ca.pid()));
     ca.kill();
     let away = Instant::now();
-    let enough = traffic.so_far() + 20;
+    let enough = traffic.so_far() + 1;
     wait_for("traffic without a CA", SOON, || {
         (Instant::now().duration_since(away) >= Duration::from_secs(3) && traffic.so_far() >= enough).then_some(())
     })?;
@@ -342,6 +369,20 @@ fn fetch(stage: &Stage, machine: &Namespace) -> anyhow::Result<Output> {
     Ok(out)
 }
 
+/// The same for a machine that is refused; and whether a reset was the reason, which curl says of a connection that it could
+/// not make only when it is asked to say everything.
+fn fetch_in_vain(stage: &Stage, machine: &Namespace) -> anyhow::Result<(Output, bool)> {
+    stage.command(machine.label(), &format!("curl -v {PAGE_URL}"));
+    let mut command = Command::new("curl");
+    command.args(["-sS", "-v", "--max-time", "10", PAGE_URL]);
+    let out = machine.output(command)?;
+    let everything = String::from_utf8_lossy(&out.stderr).into_owned();
+    let why: Vec<&str> =
+        everything.lines().filter(|line| line.contains("reset") || line.starts_with("curl: ")).collect();
+    stage.shows(&format!("{}{}", said(&out), why.join("\n")));
+    Ok((out, everything.contains("reset")))
+}
+
 fn quietly_fetch(machine: &Namespace) -> anyhow::Result<Output> {
     let mut command = Command::new("curl");
     command.args(["-sS", "--max-time", "10", PAGE_URL]);
@@ -372,6 +413,12 @@ fn access_line(workload: &Workload, reason: &str) -> Option<String> {
 /// The serial numbers of the certificates in use: checkout's, then orders'.
 fn serials(cast: &Cast) -> anyhow::Result<[String; 2]> {
     Ok([cast.checkout.serial()?, cast.orders.serial()?])
+}
+
+/// How long the certificate in use is still good.
+fn certificate_left(workload: &Workload) -> Option<Duration> {
+    let end = workload.metric("signet_sidecar_svid_not_after_seconds").ok()?;
+    (SystemTime::UNIX_EPOCH + Duration::from_secs(end)).duration_since(SystemTime::now()).ok()
 }
 
 fn short(serial: &str) -> &str {

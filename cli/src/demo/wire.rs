@@ -2,6 +2,7 @@
 //! Ours rather than tcpdump, because a fresh machine has none and because demo and tests look into the bytes.
 use super::world::Namespace;
 use anyhow::Context as _;
+use rustix::net::sockopt::set_socket_recv_buffer_size_force;
 use socket2::{Domain, Protocol, Socket, Type};
 use std::{
     collections::HashSet,
@@ -19,6 +20,8 @@ use std::{
 const ETH_P_ALL: u16 = 0x0003;
 /// Frames on a virtual cable are as large as segmentation offload makes them.
 const LARGEST_FRAME: usize = 128 * 1024;
+/// For frames that wait to be read.
+const ROOM: usize = 32 << 20;
 
 /// A capture that is under way.
 #[derive(Debug)]
@@ -48,8 +51,11 @@ impl Capture {
             .enter(|| Socket::new(Domain::PACKET, Type::RAW, Some(protocol)))?
             .context("opening a packet socket")?;
         socket.set_read_timeout(Some(Duration::from_millis(50)))?;
-        // The kernel drops frames for which there is no room: large, so that a burst is not lost.
-        socket.set_recv_buffer_size(32 << 20).context("making room for frames")?;
+        // The kernel drops frames for which there is no room: large, so that a burst is not lost. Whoever may not go beyond
+        // net.core.rmem_max gets what that allows.
+        if set_socket_recv_buffer_size_force(&socket, ROOM).is_err() {
+            socket.set_recv_buffer_size(ROOM).context("making room for frames")?;
+        }
         let stop = Arc::new(AtomicBool::new(false));
         let stopped = Arc::clone(&stop);
         let reader = std::thread::spawn(move || {
@@ -78,13 +84,18 @@ impl Capture {
         Ok(Self { stop, reader: Some(reader) })
     }
 
-    /// Ends the capture, and gives the payload of every TCP segment that was seen.
+    /// Ends the capture, and gives the payload of every TCP segment that was seen. An error when one is missing: then nothing
+    /// can be said of what was not on the wire.
     pub fn finish(mut self) -> anyhow::Result<Vec<Segment>> {
         self.stop.store(true, Ordering::Relaxed);
-        match self.reader.take().map(std::thread::JoinHandle::join) {
-            Some(Ok(segments)) => segments,
+        let segments = match self.reader.take().map(std::thread::JoinHandle::join) {
+            Some(Ok(segments)) => segments?,
             _ => anyhow::bail!("the capture's thread failed"),
+        };
+        if let Some((from, to)) = incomplete(&segments) {
+            anyhow::bail!("the capture lost frames from {from} to {to}: the kernel had no room for them");
         }
+        Ok(segments)
     }
 }
 
@@ -97,7 +108,20 @@ impl Drop for Capture {
 /// How often `words` occur in what was captured, looked for in each direction's bytes put in order, so that a word that two
 /// segments share is found as well.
 pub fn occurrences(segments: &[Segment], words: &str) -> usize {
-    let mut directions: Vec<((SocketAddr, SocketAddr), Vec<&Segment>)> = Vec::new();
+    let needle = words.as_bytes();
+    let in_direction = |(_, list): (Direction, Vec<&Segment>)| {
+        let bytes: Vec<u8> = list.iter().flat_map(|s| s.payload.iter().copied()).collect();
+        bytes.windows(needle.len()).filter(|window| *window == needle).count()
+    };
+    directions(segments).into_iter().map(in_direction).sum()
+}
+
+/// From whom to whom.
+type Direction = (SocketAddr, SocketAddr);
+
+/// What each direction of each connection carried, in order.
+fn directions(segments: &[Segment]) -> Vec<(Direction, Vec<&Segment>)> {
+    let mut directions: Vec<(Direction, Vec<&Segment>)> = Vec::new();
     for segment in segments {
         let key = (segment.from, segment.to);
         match directions.iter_mut().find(|(k, _)| *k == key) {
@@ -105,16 +129,28 @@ pub fn occurrences(segments: &[Segment], words: &str) -> usize {
             None => directions.push((key, vec![segment])),
         }
     }
-    let needle = words.as_bytes();
+    for (_, list) in &mut directions {
+        let first = list.first().map_or(0, |s| s.sequence);
+        list.sort_by_key(|s| s.sequence.wrapping_sub(first).cast_signed());
+    }
     directions
-        .iter_mut()
-        .map(|(_, list)| {
-            let first = list.first().map_or(0, |s| s.sequence);
-            list.sort_by_key(|s| s.sequence.wrapping_sub(first).cast_signed());
-            let bytes: Vec<u8> = list.iter().flat_map(|s| s.payload.iter().copied()).collect();
-            bytes.windows(needle.len()).filter(|window| *window == needle).count()
+}
+
+/// A direction in which bytes are missing between two segments. TCP's sequence numbers show it; the kernel's own count of the
+/// frames that it dropped cannot be asked for without `unsafe`.
+fn incomplete(segments: &[Segment]) -> Option<Direction> {
+    let is_whole = |list: &[&Segment]| {
+        let Some(first) = list.first() else { return true };
+        // From the first byte on: where a segment begins, and up to where all bytes are there.
+        let mut end = 0_u32;
+        list.iter().all(|segment| {
+            let at = segment.sequence.wrapping_sub(first.sequence);
+            let follows = at <= end;
+            end = end.max(at.saturating_add(segment.payload.len() as u32));
+            follows
         })
-        .sum()
+    };
+    directions(segments).into_iter().find(|(_, list)| !is_whole(list)).map(|(direction, _)| direction)
 }
 
 impl Segment {
@@ -185,4 +221,28 @@ fn parse(frame: &[u8]) -> Option<Segment> {
         payload: payload.to_vec(),
     };
     (!payload.is_empty()).then_some(segment)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_segment_that_is_missing_in_the_middle_is_noticed_and_one_that_comes_late_or_twice_is_not() {
+        let [here, there] = [1, 2].map(|port| SocketAddr::from((Ipv4Addr::LOCALHOST, port)));
+        let segment = |sequence: u32| Segment { from: here, to: there, sequence, payload: vec![0; 10] };
+        // Sequence numbers begin again at 0.
+        let before = u32::MAX - 9;
+        for (captured, missing) in [
+            (vec![], false),
+            (vec![before, 0, 10], false),
+            (vec![10, before, 0], false),
+            (vec![before, before + 5, 0, 0, 10], false),
+            (vec![before, 10], true),
+            (vec![10, before], true),
+        ] {
+            let segments: Vec<Segment> = captured.iter().map(|sequence| segment(*sequence)).collect();
+            assert_eq!(incomplete(&segments).is_some(), missing, "{captured:?}");
+        }
+    }
 }
