@@ -22,7 +22,7 @@ use signet_enroll::trust_state_from_wire;
 use signet_identity::{Credentials, SpiffeId, Svid};
 use std::{
     fmt::Write as _,
-    net::{IpAddr, SocketAddr},
+    net::IpAddr,
     os::unix::fs::OpenOptionsExt as _,
     path::PathBuf,
     process::Command,
@@ -61,6 +61,9 @@ fn main() {
     // This one reads files; the one that is measured takes its place, with its certificate.
     mesh.operator.take().expect("it runs").kill();
     let hub = mesh.world.hub().clone();
+    let mut own = Command::new("ip");
+    own.args(["route", "add", "local", objects::PODS_RANGE, "dev", "lo"]);
+    assert!(hub.output(own).is_ok_and(|output| output.status.success()), "the pods' addresses are this machine's");
     let measured = hub.enter(|| {
         let runtime = tokio::runtime::Runtime::new().expect("a runtime");
         runtime.block_on(measure(&mesh, &programs));
@@ -90,7 +93,7 @@ async fn measure(mesh: &Mesh, programs: &std::path::Path) {
         .workloads
         .iter()
         .zip(credentials)
-        .map(|(workload, credentials)| Sidecar::new(credentials, operator_id.clone(), workload.peers.clone()))
+        .map(|(workload, credentials)| Sidecar::new(credentials, operator_id.clone(), workload))
         .collect();
     let (took, cpu, own) = attach(&mut sidecars, &operator).await;
     let attached = resident();
@@ -220,7 +223,7 @@ async fn attach(sidecars: &mut [Sidecar], operator: &Process) -> (f64, f64, f64)
     let spent = || [operator.pid(), std::process::id()].map(cpu_seconds);
     let (start, before) = (Instant::now(), spent());
     for sidecar in &mut *sidecars {
-        sidecar.attach(SocketAddr::from(([127, 0, 0, 1], 15010)));
+        sidecar.attach(15010);
     }
     for (n, sidecar) in sidecars.iter_mut().enumerate() {
         let served = tokio::time::timeout(PATIENCE, sidecar.served()).await;

@@ -36,6 +36,8 @@ pub struct Workload {
     pub uid: String,
     /// `spiffe://...`.
     pub identity: String,
+    /// The pod's address.
+    pub address: Ipv4Addr,
     /// Addresses of the Services that it calls.
     pub peers: Vec<Ipv4Addr>,
 }
@@ -60,6 +62,9 @@ fn neighbour(service: usize, step: usize) -> usize {
     let (namespace, at) = (service / SERVICES_OF_A_NAMESPACE, service % SERVICES_OF_A_NAMESPACE);
     namespace * SERVICES_OF_A_NAMESPACE + (at + step) % SERVICES_OF_A_NAMESPACE
 }
+
+/// Where pods have their addresses.
+pub const PODS_RANGE: &str = "10.64.0.0/16";
 
 fn pod_address(pod: usize) -> Ipv4Addr {
     let base = u32::from(Ipv4Addr::new(10, 64, 0, 1));
@@ -147,6 +152,7 @@ async fn make_service(client: Client, places: Arc<Semaphore>, service: usize) ->
         workloads.push(Workload {
             uid,
             identity: format!("spiffe://{TRUST_DOMAIN}/ns/{namespace}/sa/{account}"),
+            address,
             peers: (1..=PEERS).map(|step| service_address(neighbour(service, step))).collect(),
         });
     }

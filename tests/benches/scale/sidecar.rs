@@ -1,5 +1,6 @@
 //! A sidecar's end of the control stream, and nothing else of it: it takes what it is told, acknowledges, and remembers which
 //! generation of its rule it has in force since when.
+use crate::objects::Workload;
 use signet_identity::{Credentials, SpiffeId};
 use signet_proto::control::{Ack, Down, Hello, Up, Version, control_client::ControlClient, down, up};
 use std::{
@@ -34,6 +35,7 @@ struct Held {
 pub struct Sidecar {
     credentials: Arc<Credentials>,
     operator: SpiffeId,
+    address: Ipv4Addr,
     peers: Vec<Ipv4Addr>,
     held: watch::Sender<Held>,
     stream: Option<JoinHandle<()>>,
@@ -41,13 +43,16 @@ pub struct Sidecar {
 
 impl Sidecar {
     /// Attached to nobody.
-    pub fn new(credentials: Arc<Credentials>, operator: SpiffeId, peers: Vec<Ipv4Addr>) -> Self {
-        Self { credentials, operator, peers, held: watch::Sender::default(), stream: None }
+    pub fn new(credentials: Arc<Credentials>, operator: SpiffeId, workload: &Workload) -> Self {
+        let (address, peers) = (workload.address, workload.peers.clone());
+        Self { credentials, operator, address, peers, held: watch::Sender::default(), stream: None }
     }
 
-    /// Begins to attach, with what it holds.
-    pub fn attach(&mut self, address: SocketAddr) {
-        let channel = signet_enroll::channel(&self.credentials, self.operator.clone(), &address.to_string());
+    /// Begins to attach, with what it holds. The operator is at every address of this machine, and the kernel calls an address of
+    /// its own from that address: each stream comes from its pod's.
+    pub fn attach(&mut self, port: u16) {
+        let address = SocketAddr::from((self.address, port)).to_string();
+        let channel = signet_enroll::channel(&self.credentials, self.operator.clone(), &address);
         let channel = channel.expect("a channel");
         self.held.send_modify(|held| held.told.clear());
         let hello = Hello {
@@ -66,7 +71,6 @@ impl Sidecar {
                 if let Ok(attached) = client.attach(ReceiverStream::new(said)).await {
                     return listen(attached.into_inner(), &say, &held).await;
                 }
-                // Here all come from one address, which may not have all the handshakes: it takes turns.
                 sleep(pause.mul_f64(rand::random_range(0.5..1.0))).await;
                 pause = (pause * 2).min(LONGEST_PAUSE);
             }
