@@ -180,7 +180,8 @@ async fn newest(client: &Client) -> Option<u64> {
     let namespaces: Api<Namespace> = Api::all(client.clone());
     let one = ListParams::default().limit(1);
     match timeout(ANSWER, namespaces.list_metadata(&one)).await {
-        Ok(Ok(list)) => list.metadata.resource_version?.parse().ok(),
+        // One that is no number says nothing, and will not.
+        Ok(Ok(list)) => Some(list.metadata.resource_version.and_then(|version| version.parse().ok()).unwrap_or(0)),
         Ok(Err(error)) => {
             tracing::warn!(%error, "the API server does not say its newest version");
             None
