@@ -77,6 +77,9 @@ pub const MANAGER: &str = "signet-ca";
 
 /// How long one call to the API server may take. Two of them fit into the ten seconds that a caller is given.
 const CALL: Duration = Duration::from_secs(4);
+/// Between two tries to put back what somebody changed or deleted, doubling.
+const FIRST_PAUSE: Duration = Duration::from_millis(500);
+const LONGEST_PAUSE: Duration = Duration::from_secs(30);
 /// How long connecting may take: an API server that is gone must be known as gone before the call's own limit.
 const CONNECT: Duration = Duration::from_secs(2);
 

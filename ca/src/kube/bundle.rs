@@ -1,6 +1,6 @@
 //! The ConfigMap with the bundle that a new pod finds: it authenticates first contact and nothing else. Every replica keeps it
 //! at the newest trust state, and puts it back when somebody changes or deletes it.
-use super::{Cluster, ClusterError, MANAGER, TRUST, within};
+use super::{Cluster, ClusterError, FIRST_PAUSE, LONGEST_PAUSE, MANAGER, TRUST, within};
 use crate::{store::StoreError, trust::Publisher};
 use futures::StreamExt;
 use k8s_openapi::api::core::v1::ConfigMap;
@@ -10,7 +10,7 @@ use kube::{
 };
 use serde_json::json;
 use signet_identity::{Bundle, TrustDomain};
-use std::{pin::pin, time::Duration};
+use std::pin::pin;
 
 /// The key with the roots, PEM.
 pub const BUNDLE: &str = "bundle.pem";
@@ -50,14 +50,14 @@ pub async fn keep(cluster: &Cluster, publisher: &Publisher, trust_domain: &Trust
             },
         }
         let found = there.as_ref().and_then(|object| object.data.as_ref()?.get(BUNDLE).cloned());
-        let mut pause = Duration::from_millis(500);
+        let mut pause = FIRST_PAUSE;
         while found != newest(publisher, trust_domain) {
             match put_right(cluster, publisher, trust_domain, found.as_ref()).await {
                 Ok(()) => break,
                 Err(error) => {
                     tracing::error!(%error, "the bundle in the cluster is not the newest; trying again");
                     tokio::time::sleep(pause).await;
-                    pause = (pause * 2).min(Duration::from_secs(30));
+                    pause = (pause * 2).min(LONGEST_PAUSE);
                 }
             }
         }

@@ -49,7 +49,8 @@ pub struct ClusterState {
 #[derive(Debug, Default)]
 struct Held {
     lowest: HashMap<Vec<u8>, Lowest>,
-    /// What housekeeping is writing, or may have written when it failed: it counts as soon as it is on its way.
+    /// What housekeeping is writing, or may have written when it failed, or what a renewal without the API server left to it: it
+    /// counts as soon as it is on its way.
     written: HashMap<Vec<u8>, Option<u64>>,
 }
 

@@ -47,6 +47,11 @@ impl Records {
         self.by_ski.get(ski)
     }
 
+    /// Of the object; `None` when there is none.
+    fn version(&self) -> Option<String> {
+        self.object.as_ref()?.metadata.resource_version.clone()
+    }
+
     fn read(object: Option<ConfigMap>) -> Result<Self, StoreError> {
         let mut read = Self::default();
         for (key, text) in object.iter().filter_map(|object| object.data.as_ref()).flatten() {
@@ -176,11 +181,12 @@ impl ClusterState {
 
     /// Reads the records as the API server has them.
     pub(super) async fn read_issuers(&self) -> Result<(), StoreError> {
-        let before = lock(&self.issuers).object.clone();
+        let before = lock(&self.issuers).version();
         let read = within("reading the issuer records", self.cluster.config_maps().get_opt(ISSUERS)).await?;
         let mut known = lock(&self.issuers);
         // What came to be known meanwhile may be newer than what was read, or than that there was nothing.
-        let newest = known.object == before || read.as_ref().is_some_and(|read| not_older(known.object.as_ref(), read));
+        let newest =
+            known.version() == before || read.as_ref().is_some_and(|read| not_older(known.object.as_ref(), read));
         if newest {
             *known = Records::read(read)?;
         }
@@ -199,10 +205,8 @@ impl ClusterState {
 
     /// What the watch tells. What is gone may have been made again since, and what is older may be a backup: the API server knows.
     async fn hear_issuers(&self, object: Option<ConfigMap>) -> Result<(), StoreError> {
-        match object {
-            Some(object) if self.know_issuers(object.clone())? => Ok(()),
-            _ => self.read_issuers().await,
-        }
+        let is_known = object.map(|object| self.know_issuers(object)).transpose()?.unwrap_or(false);
+        if is_known { Ok(()) } else { self.read_issuers().await }
     }
 
     /// Compare-and-swap: `change` sees what is known, and again what is true when it was not. Writes nothing when it changes

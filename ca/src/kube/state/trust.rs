@@ -1,7 +1,7 @@
 //! The trust state's ConfigMap.
 use super::{ClusterState, empty, lock, not_older};
 use crate::{
-    kube::{TRUST_STATE, within},
+    kube::{FIRST_PAUSE, LONGEST_PAUSE, TRUST_STATE, within},
     store::{StoreError, Swap},
     trust::Publisher,
 };
@@ -12,12 +12,9 @@ use kube::{
     runtime::{WatchStreamExt, watcher::watch_object},
 };
 use prost::Message;
-use std::{pin::pin, time::Duration};
+use std::pin::pin;
 use tokio::time::Instant;
 
-/// Between two tries to put back what is held, doubling.
-const FIRST_PAUSE: Duration = Duration::from_millis(500);
-const LONGEST_PAUSE: Duration = Duration::from_secs(30);
 /// The key with the encoded `signet.ca.v1.TrustState`.
 const STATE: &str = "state";
 /// The key that tells people which sequence that is.
@@ -75,8 +72,8 @@ impl ClusterState {
     /// Hands every state that others publish to `publisher`, for ever.
     pub(super) async fn follow_trust(&self, publisher: &Publisher) {
         let mut events = pin!(watch_object(self.cluster.config_maps(), TRUST_STATE).default_backoff());
-        // What is held has to be put back and was not: nobody tells of that again.
-        let (mut owed, mut pause) = (false, FIRST_PAUSE);
+        // The pause after which it is tried again to put back what is held: nobody tells of that again.
+        let mut again = None;
         loop {
             let settled = tokio::select! {
                 event = events.next() => match event {
@@ -87,13 +84,13 @@ impl ClusterState {
                     }
                     None => return,
                 },
-                () = tokio::time::sleep(pause), if owed => publisher.restore().await,
+                () = tokio::time::sleep(again.unwrap_or_default()), if again.is_some() => publisher.restore().await,
             };
-            pause = if owed { (pause * 2).min(LONGEST_PAUSE) } else { FIRST_PAUSE };
-            owed = settled.is_err();
-            if let Err(error) = settled {
+            again = settled.err().map(|error| {
+                let pause = again.map_or(FIRST_PAUSE, |pause| (pause * 2).min(LONGEST_PAUSE));
                 tracing::error!(%error, retry_in = ?pause, "the trust state was not published again");
-            }
+                pause
+            });
         }
     }
 
