@@ -13,8 +13,8 @@ use std::fmt::Write as _;
 use std::io::{self, BufWriter, Write};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
-use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
-use std::time::{Duration, Instant, SystemTime};
+use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
+use std::time::{Duration, SystemTime};
 
 /// Records that may wait for the log thread: about 5 MB, and a tenth of a second at 80,000 connections a second.
 const WAITING: usize = 8192;
@@ -62,17 +62,10 @@ impl AccessLog {
     /// Waits until everything written so far has reached the output, at most for `patience`; whether it has. For the end of the
     /// process: it blocks.
     pub fn flush(&self, patience: Duration) -> bool {
-        let (end, (done, wait)) = (Instant::now() + patience, sync_channel(1));
-        let mut job = Job::Flush(done);
-        while let Err(TrySendError::Full(back)) = self.to_thread.try_send(job) {
-            if Instant::now() >= end {
-                return false;
-            }
-            job = back;
-            // There is no room, and nothing tells when there is.
-            std::thread::sleep(Duration::from_millis(1));
-        }
-        wait.recv_timeout(end.saturating_duration_since(Instant::now())).is_ok()
+        let (to_thread, (done, wait)) = (self.to_thread.clone(), sync_channel(1));
+        // Where there is no room it waits for it, for ever if need be: the process ends with it or without.
+        let ask = move || to_thread.send(Job::Flush(done));
+        std::thread::Builder::new().name("flush".into()).spawn(ask).is_ok() && wait.recv_timeout(patience).is_ok()
     }
 }
 

@@ -139,8 +139,9 @@ fn an_output_that_nobody_reads_drops_records_and_holds_up_nobody() {
         log.write(at(), &facts());
     }
     assert_eq!(log.dropped(), 6);
+    assert!(!log.flush(Duration::from_millis(10)), "there is no room, and nobody reads");
     drop(go);
-    log.flush(Duration::from_secs(10));
+    assert!(log.flush(Duration::from_secs(10)), "what waited is written");
 }
 
 #[test]
