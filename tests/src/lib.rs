@@ -88,6 +88,16 @@ pub fn logged(workload: &Workload, from: usize, words: &str) -> String {
         .unwrap_or_else(|e| panic!("{e}; it said:\n{}", workload.log().get(from..).unwrap_or_default()))
 }
 
+/// Waits until the control streams of these stand: while there is no operator, sidecars try again ever more seldom.
+pub fn connected(workloads: &[&Workload]) {
+    let is_connected =
+        |workload: &&Workload| workload.metric("signet_sidecar_operator_connected").is_ok_and(|stands| stands == 1);
+    wait_for("all are connected to the operator", Duration::from_secs(90), || {
+        workloads.iter().all(is_connected).then_some(())
+    })
+    .expect("the operator is there");
+}
+
 /// How long a connection took, by its record.
 pub fn seconds(record: &str) -> Duration {
     let seconds = record.split(' ').find_map(|field| field.strip_prefix("seconds=")?.parse().ok());

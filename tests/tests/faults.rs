@@ -7,7 +7,7 @@ use signet::demo::{
 use signet_tests::{
     FAMILIES, SOON,
     apps::{End, Server, call, echoed, end_of, is_reset, reaches},
-    beyond, join, logged, mesh, mesh_with, pair, seconds,
+    beyond, connected, join, logged, mesh, mesh_with, pair, seconds,
 };
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -213,11 +213,7 @@ fn kill_9_of_the_operator_and_its_restart_leave_every_verdict_as_it_was() {
     }
     // It takes new rules afterwards, and the connection from before is judged by them.
     assert_eq!(echoed(&mut open, b"still").unwrap(), b"still");
-    let connected = |workload: &Workload| workload.metric("signet_sidecar_operator_connected").is_ok_and(|is| is == 1);
-    wait_for("both are connected to the operator", Duration::from_secs(90), || {
-        [&orders, &stranger].into_iter().all(connected).then_some(())
-    })
-    .unwrap();
+    connected(&[&orders, &stranger]);
     mesh.allow("shop", "orders", &[8080], &["stranger"]).unwrap();
     assert_eq!(end_of(&mut open, SOON), End::Reset);
     wait_for("the new rule", SOON, || reaches(&stranger.machine, orders.machine.v4, 8080).ok()).unwrap();

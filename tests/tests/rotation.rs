@@ -7,7 +7,7 @@ use signet::demo::{
 use signet_tests::{
     SOON,
     apps::{End, Server, call, echoed, end_of, is_reset, reaches},
-    mesh_with, pair,
+    connected, mesh_with, pair,
 };
 use std::{
     collections::BTreeSet,
@@ -151,16 +151,12 @@ fn a_ca_that_was_away_for_longer_than_a_leaf_lives_is_taken_back_by_everyone_by_
     let line = wait_for("new connections fail when the leaf has ended", LEAF * 5, refused).unwrap();
     assert!(line.contains("the CA has not renewed it"), "the reason names the CA: {line}");
     // The operator has no certificate for its streams any more either.
-    let connected = |workload: &Workload| workload.metric("signet_sidecar_operator_connected").is_ok_and(|is| is == 1);
     mesh.start_ca().unwrap();
     wait_for("everything is back", Duration::from_secs(90), || {
         reaches(&checkout.machine, orders.machine.v4, 8080).ok()
     })
     .unwrap();
-    wait_for("both are connected to the operator", Duration::from_secs(90), || {
-        [&checkout, &orders].into_iter().all(connected).then_some(())
-    })
-    .unwrap();
+    connected(&[&checkout, &orders]);
     // And what the operator says is heard again.
     mesh.allow("shop", "orders", &[8080], &["somebody-else"]).unwrap();
     wait_for("a rule of after the return", SOON * 3, || {

@@ -119,9 +119,7 @@ fn the_same_request_encrypted(stage: &mut Stage, cast: &Cast) -> anyhow::Result<
     );
     stage.shows(&rule("shop", "orders", &[8080, 22], &["checkout"]));
     // The operator watches the directory: the rule is in force when the first request passes.
-    wait_for("the rule is in force", SOON, || {
-        quietly_fetch(&cast.checkout.machine).ok()?.status.success().then_some(())
-    })?;
+    wait_for("the rule is in force", SOON, || curl(&cast.checkout.machine, &[]).ok()?.status.success().then_some(()))?;
     let capture = Capture::start(cast.mesh.world.hub())?;
     let out = fetch(stage, &cast.checkout.machine)?;
     let segments = capture.finish()?;
@@ -364,7 +362,7 @@ fn joins<'a>(name: &'a str, ports: &'a [(&'a str, u16)]) -> Join<'a> {
 /// `curl` on a machine, shown.
 fn fetch(stage: &Stage, machine: &Namespace) -> anyhow::Result<Output> {
     stage.command(machine.label(), &format!("curl {PAGE_URL}"));
-    let out = quietly_fetch(machine)?;
+    let out = curl(machine, &[])?;
     stage.shows(&format!("{}{}", said(&out), String::from_utf8_lossy(&out.stderr)));
     Ok(out)
 }
@@ -373,9 +371,7 @@ fn fetch(stage: &Stage, machine: &Namespace) -> anyhow::Result<Output> {
 /// not make only when it is asked to say everything.
 fn fetch_in_vain(stage: &Stage, machine: &Namespace) -> anyhow::Result<(Output, bool)> {
     stage.command(machine.label(), &format!("curl -v {PAGE_URL}"));
-    let mut command = Command::new("curl");
-    command.args(["-sS", "-v", "--max-time", "10", PAGE_URL]);
-    let out = machine.output(command)?;
+    let out = curl(machine, &["-v"])?;
     let everything = String::from_utf8_lossy(&out.stderr).into_owned();
     let why: Vec<&str> =
         everything.lines().filter(|line| line.contains("reset") || line.starts_with("curl: ")).collect();
@@ -383,9 +379,9 @@ fn fetch_in_vain(stage: &Stage, machine: &Namespace) -> anyhow::Result<(Output, 
     Ok((out, everything.contains("reset")))
 }
 
-fn quietly_fetch(machine: &Namespace) -> anyhow::Result<Output> {
+fn curl(machine: &Namespace, options: &[&str]) -> anyhow::Result<Output> {
     let mut command = Command::new("curl");
-    command.args(["-sS", "--max-time", "10", PAGE_URL]);
+    command.args(["-sS", "--max-time", "10"]).args(options).arg(PAGE_URL);
     machine.output(command)
 }
 

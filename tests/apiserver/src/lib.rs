@@ -23,14 +23,11 @@ pub use objects::{
     terminate_pod, token,
 };
 
-use k8s_openapi::api::core::v1::Namespace;
 use kube::{
-    Api, Client, Config, ResourceExt as _,
-    api::PostParams,
+    Client, Config,
     config::{KubeConfigOptions, Kubeconfig},
 };
 use process::Process;
-use serde_json::{Value, json};
 use std::{
     io::Write as _,
     net::{Ipv4Addr, TcpListener},
@@ -180,21 +177,6 @@ impl ApiServer {
     /// A directory for a test's own files; it goes with the server.
     pub fn directory(&self) -> &Path {
         self.directory.path()
-    }
-
-    /// Makes a namespace with these labels, under a name that begins with `prefix` and that nothing else has, with its default
-    /// service account. Labels with the object, not after it: admission must find them from the first pod on.
-    ///
-    /// # Panics
-    /// When the API server refuses.
-    pub async fn namespace_with(&self, prefix: &str, labels: &Value) -> String {
-        let client = self.client().await;
-        let namespace: Namespace =
-            object(json!({"metadata": {"generateName": format!("{prefix}-"), "labels": labels}}));
-        let made = Api::all(client.clone()).create(&PostParams::default(), &namespace).await.expect("a namespace");
-        let name = made.name_any();
-        make_service_account(&client, &name, "default").await;
-        name
     }
 
     /// A new client that may do everything. Clients belong to the runtime that made them: each test makes its own.

@@ -38,10 +38,15 @@ impl Default for PodOptions<'_> {
 impl ApiServer {
     /// Makes a namespace whose name begins with `prefix` and that no other test has, with its default service account.
     pub async fn namespace(&self, prefix: &str) -> String {
+        self.namespace_with(prefix, &json!({})).await
+    }
+
+    /// The same with these labels. With the object, not after it: admission must find them from the first pod on.
+    pub async fn namespace_with(&self, prefix: &str, labels: &Value) -> String {
         static NUMBER: AtomicU32 = AtomicU32::new(0);
         let name = format!("{prefix}-{}", NUMBER.fetch_add(1, Ordering::Relaxed));
         let client = self.client().await;
-        let namespace: Namespace = object(json!({"metadata": {"name": name}}));
+        let namespace: Namespace = object(json!({"metadata": {"name": name, "labels": labels}}));
         Api::all(client.clone()).create(&PostParams::default(), &namespace).await.expect("a namespace");
         make_service_account(&client, &name, "default").await;
         name
