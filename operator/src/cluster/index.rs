@@ -2,30 +2,34 @@
 //!
 //! **Revisions** are the API server's own: a build takes the newest resource version that the server has given out after the
 //! changes it contains, so that revisions agree between replicas and grow with every change, deletions too. A replica may be
-//! a moment behind another; when a sidecar comes from there with a newer revision and other content, the API server is asked for
-//! its newest version, and once the watches had time to bring what belongs to it the sidecar's stream goes on from here. Nothing
-//! is built because of what a sidecar says.
+//! a moment behind another, in one kind of objects and not in another, so that its revision alone does not say whose content is
+//! the newer one. When a sidecar comes with other content than this replica's, the API server is asked what there is, and once
+//! all of that has arrived here the sidecar's stream goes on from here; until then it keeps what it holds. Nothing is built
+//! because of what a sidecar says.
+use super::arrived::{self, Listing};
 use super::translate::{Change, Effect, Objects};
-use super::watch;
+use super::watch::{self, Told};
 use crate::control::Hub;
 use crate::index::{Memory, Settings, Snapshot};
 use crate::state::{Outcome, Published, Report};
-use k8s_openapi::api::core::v1::Namespace;
-use kube::api::ListParams;
-use kube::{Api, Client};
+use kube::Client;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::{mpsc, watch as cell};
-use tokio::time::{Instant, MissedTickBehavior, interval, timeout};
+use tokio::task::JoinHandle;
+use tokio::time::{Instant, Interval, MissedTickBehavior, interval, timeout};
 
 /// A build begins when nothing has changed for so long,
 const QUIET: Duration = Duration::from_millis(50);
 /// but no later than so long after the first change.
 const PATIENCE: Duration = Duration::from_millis(500);
-/// How often it is looked whether a sidecar holds more than this replica has.
+/// How often it is looked whether a sidecar came with other content than this replica's.
 const LOOK: Duration = Duration::from_secs(1);
-/// How long the API server may take to say its newest resource version.
-const ANSWER: Duration = Duration::from_secs(2);
+/// When something has not arrived yet, the API server is asked again after a pause that doubles from that up to this.
+const RARELY: Duration = Duration::from_secs(16);
+/// A question is followed by a pause of so many times what its answer took, so that asking, which sidecars bring about, takes a
+/// fifth of the time at most.
+const REST: u32 = 4;
 
 /// What is in force.
 #[derive(Debug)]
@@ -63,27 +67,25 @@ impl Index {
 
     /// Follows the changes for ever. Ends when the watches have ended, or when building panicked: then the program must end, and
     /// the sidecars keep what they have.
-    pub async fn run(mut self, client: Client, mut changes: mpsc::Receiver<Change>, hub: Arc<Hub>) -> &'static str {
-        // What the API server said at the last look, when a sidecar was ahead.
-        let mut asked = None;
+    pub async fn run(mut self, client: Client, mut changes: mpsc::Receiver<Told>, hub: Arc<Hub>) -> &'static str {
         // What there was to build when the API server did not say its newest version.
         let mut owed = Effect::Nothing;
-        let mut looks = interval(LOOK);
-        looks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut question = Question::new(client.clone(), hub);
         loop {
-            let (mut effect, mut look) = (std::mem::replace(&mut owed, Effect::Nothing), false);
+            let mut effect = std::mem::replace(&mut owed, Effect::Nothing);
+            let mut listing = None;
             tokio::select! {
-                change = changes.recv() => match change {
-                    Some(change) => effect = effect.max(self.objects.take(change)),
+                told = changes.recv() => match told {
+                    Some((change, version)) => effect = effect.max(self.objects.take(change, version)),
                     None => return "the watches ended",
                 },
-                _ = looks.tick() => look = true,
+                answer = question.answer() => listing = Some(answer),
             }
             let end = Instant::now() + PATIENCE;
             while Instant::now() < end
-                && let Ok(Some(change)) = timeout(QUIET, changes.recv()).await
+                && let Ok(Some((change, version))) = timeout(QUIET, changes.recv()).await
             {
-                effect = effect.max(self.objects.take(change));
+                effect = effect.max(self.objects.take(change, version));
             }
             let missing = self.objects.missing();
             if !missing.is_empty() {
@@ -92,13 +94,14 @@ impl Index {
                 continue;
             }
             if self.must_build(effect) {
-                let newest = match newest(&client).await {
+                let newest = match arrived::newest(&client).await {
                     // Nothing is in force yet: a first revision that counts from nothing would be behind every sidecar's.
                     None if self.memory.revision == 0 => {
                         owed = effect;
                         continue;
                     }
-                    newest => newest.unwrap_or(0),
+                    // Never less than what is in it.
+                    newest => newest.unwrap_or(0).max(self.objects.newest()),
                 };
                 let built = tokio::task::spawn_blocking(move || {
                     self.build(newest);
@@ -112,15 +115,9 @@ impl Index {
                     }
                 }
             }
-            if look {
-                if let Some(newest) = asked.take() {
-                    hub.confirm(newest);
-                }
-                if hub.is_behind(Instant::now()) {
-                    asked = newest(&client).await;
-                    // The watches have all of that time, however long the answer took.
-                    looks.reset();
-                }
+            // After the build: what has arrived is in force.
+            if let Some(listing) = listing {
+                question.settle(listing, &self.objects);
             }
         }
     }
@@ -171,22 +168,59 @@ impl Index {
 
     /// Takes news without a watch, for tests.
     pub fn take(&mut self, change: Change) -> Effect {
-        self.objects.take(change)
+        self.objects.take(change, 0)
     }
 }
 
-/// The newest resource version of the whole API server: any list that asks for no version gives it.
-async fn newest(client: &Client) -> Option<u64> {
-    let namespaces: Api<Namespace> = Api::all(client.clone());
-    let one = ListParams::default().limit(1);
-    match timeout(ANSWER, namespaces.list_metadata(&one)).await {
-        // One that is no number says nothing, and will not.
-        Ok(Ok(list)) => Some(list.metadata.resource_version.and_then(|version| version.parse().ok()).unwrap_or(0)),
-        Ok(Err(error)) => {
-            tracing::warn!(%error, "the API server does not say its newest version");
-            None
+/// Asks the API server what there is while sidecars wait to hear whether this replica's content is newer than theirs.
+struct Question {
+    client: Client,
+    hub: Arc<Hub>,
+    looks: Interval,
+    /// What the API server is asked now: the number of the question, since when, and the answer.
+    asked: Option<(u64, Instant, JoinHandle<Option<Listing>>)>,
+    /// Nothing is asked before.
+    rest: Instant,
+    /// Somebody waits for an answer that could not be given yet: it is asked again then.
+    again: Option<(Instant, Duration)>,
+}
+
+impl Question {
+    fn new(client: Client, hub: Arc<Hub>) -> Self {
+        hub.ask_first();
+        let mut looks = interval(LOOK);
+        looks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        Self { client, hub, looks, asked: None, rest: Instant::now(), again: None }
+    }
+
+    /// The answer to the next question, which is asked when somebody waits for it, and its number. May be dropped at any time.
+    async fn answer(&mut self) -> (u64, Option<Listing>) {
+        loop {
+            if let Some((number, since, asked)) = &mut self.asked {
+                // A task that panicked has said so, and found nothing.
+                let answer = (*number, asked.await.ok().flatten());
+                self.rest = Instant::now() + since.elapsed() * REST;
+                self.asked = None;
+                return answer;
+            }
+            self.looks.tick().await;
+            let now = Instant::now();
+            if now >= self.rest && (self.again.is_some_and(|(at, _)| at <= now) || self.hub.is_behind(now)) {
+                let number = self.hub.next_question();
+                self.asked = Some((number, now, tokio::spawn(arrived::list(self.client.clone()))));
+            }
         }
-        Err(_) => None,
+    }
+
+    /// Takes the answer once what has arrived is in force.
+    fn settle(&mut self, (number, listing): (u64, Option<Listing>), objects: &Objects) {
+        if let Some(listing) = listing.filter(|listing| objects.have(listing)) {
+            self.hub.confirm(number, listing.newest);
+            self.again = None;
+        } else {
+            let pause = self.again.map_or(LOOK, |(_, pause)| (pause * 2).min(RARELY));
+            self.again = Some((Instant::now() + pause, pause));
+        }
     }
 }
 

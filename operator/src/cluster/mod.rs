@@ -46,6 +46,7 @@
 //!
 //! `create` cannot be limited to a name. Environment: `POD_NAME` and `POD_IP` (downward), by which replicas find the holder of the
 //! lease; without them a replica serves, and never writes status.
+pub mod arrived;
 pub mod index;
 pub mod lease;
 pub mod objects;

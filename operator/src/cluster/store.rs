@@ -1,7 +1,8 @@
 //! The objects of one kind, as a watch tells them. Plain and synchronous. A watch that starts anew lists everything first; what
-//! it does not list is gone, however long the break was, and until the list is complete the old content stays.
+//! it does not list is gone, however long the break was, and until the list is complete the old content stays. Each piece of news
+//! has the version that the API server gave it: a watch tells in their order, so the greatest says how far this one has come.
 use crate::documents::Key;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 
 /// One piece of news of a watch.
 #[derive(Debug, Clone, PartialEq)]
@@ -10,6 +11,8 @@ pub enum News<T> {
     Start,
     /// It has this.
     Listed(Key, T),
+    /// It has something that is of no interest.
+    Passed,
     /// It is complete.
     Done,
     /// Made or changed.
@@ -24,17 +27,36 @@ pub struct Store<T> {
     current: BTreeMap<Key, T>,
     next: Option<BTreeMap<Key, T>>,
     complete: bool,
+    seen: u64,
+    /// The greatest version of the list that is not complete yet.
+    coming: u64,
+}
+
+/// What is the same for stores of every kind.
+pub trait Kind {
+    /// Whether it was listed once.
+    fn complete(&self) -> bool;
+    /// The newest version of an object of this kind that has arrived; everything older has too.
+    fn seen(&self) -> u64;
+    /// Whether everything that is held is one of these.
+    fn within(&self, keys: &HashSet<Key>) -> bool;
 }
 
 impl<T> Default for Store<T> {
     fn default() -> Self {
-        Self { current: BTreeMap::new(), next: None, complete: false }
+        Self { current: BTreeMap::new(), next: None, complete: false, seen: 0, coming: 0 }
     }
 }
 
 impl<T: PartialEq> Store<T> {
-    /// Takes news; whether anything that is in force has changed.
-    pub fn take(&mut self, news: News<T>) -> bool {
+    /// Takes news of this version; whether anything that is in force has changed.
+    pub fn take(&mut self, news: News<T>, version: u64) -> bool {
+        match &news {
+            News::Start => self.coming = 0,
+            News::Listed(..) | News::Passed => self.coming = self.coming.max(version),
+            News::Done => self.seen = self.seen.max(std::mem::take(&mut self.coming)),
+            News::Set(..) | News::Gone(_) => self.seen = self.seen.max(version),
+        }
         match news {
             News::Start => {
                 self.next = Some(BTreeMap::new());
@@ -44,6 +66,7 @@ impl<T: PartialEq> Store<T> {
                 self.next.get_or_insert_default().insert(key, object);
                 false
             }
+            News::Passed => false,
             News::Done => {
                 let next = self.next.take().unwrap_or_default();
                 let changed = !self.complete || next != self.current;
@@ -61,11 +84,6 @@ impl<T: PartialEq> Store<T> {
         }
     }
 
-    /// Whether it was listed once.
-    pub fn complete(&self) -> bool {
-        self.complete
-    }
-
     /// One of them.
     pub fn get(&self, key: &Key) -> Option<&T> {
         self.current.get(key)
@@ -74,5 +92,17 @@ impl<T: PartialEq> Store<T> {
     /// Everything, by namespace and name.
     pub fn iter(&self) -> impl Iterator<Item = (&Key, &T)> {
         self.current.iter()
+    }
+}
+
+impl<T> Kind for Store<T> {
+    fn complete(&self) -> bool {
+        self.complete
+    }
+    fn seen(&self) -> u64 {
+        self.seen
+    }
+    fn within(&self, keys: &HashSet<Key>) -> bool {
+        self.current.keys().all(|key| keys.contains(key))
     }
 }

@@ -60,7 +60,7 @@ impl Cluster {
         let news = read::pod(&object(pod), &[SIDECARS.into()]);
         let key = key(namespace, name);
         let news = news.map_or_else(|| News::Gone(key.clone()), |pod| News::Set(key.clone(), pod));
-        self.objects.take(Change::Pod(news));
+        self.objects.take(Change::Pod(news), 0);
         self
     }
 
@@ -74,7 +74,7 @@ impl Cluster {
         });
         merge(&mut service, &more);
         if let Some(service) = read::service(&object(service)) {
-            self.objects.take(Change::Service(News::Set(key(namespace, name), service)));
+            self.objects.take(Change::Service(News::Set(key(namespace, name), service)), 0);
         }
         self
     }
@@ -105,7 +105,7 @@ impl Cluster {
             "ports": ports,
         });
         let slice = read::slice(&object(slice)).unwrap();
-        self.objects.take(Change::Slice(News::Set(key(namespace, &format!("{service}-{name}")), slice)));
+        self.objects.take(Change::Slice(News::Set(key(namespace, &format!("{service}-{name}")), slice)), 0);
         self
     }
 
@@ -115,20 +115,20 @@ impl Cluster {
         let all: Vec<Value> = all.chain([json!({"type": "Hostname", "address": "10.244.0.9"})]).collect();
         let mut node = json!({"metadata": {"name": name}, "spec": {}, "status": {"addresses": all}});
         merge(&mut node, &fields);
-        self.objects.take(Change::Node(News::Set(key(name, name), read::node(&object(node)))));
+        self.objects.take(Change::Node(News::Set(key(name, name), read::node(&object(node)))), 0);
         self
     }
 
     fn service_range(&mut self, cidr: &str) -> &mut Self {
         let range = object(json!({"metadata": {"name": "kubernetes"}, "spec": {"cidrs": [cidr]}}));
         let key = key("kubernetes", "kubernetes");
-        self.objects.take(Change::ServiceRange(News::Set(key, read::service_range(&range))));
+        self.objects.take(Change::ServiceRange(News::Set(key, read::service_range(&range))), 0);
         self
     }
 
     fn namespace(&mut self, name: &str, labels: Value) -> &mut Self {
         let namespace = read::namespace(&object(json!({"metadata": {"name": name, "labels": labels}})));
-        self.objects.take(Change::Namespace(News::Set(key(name, name), namespace)));
+        self.objects.take(Change::Namespace(News::Set(key(name, name), namespace)), 0);
         self
     }
 
@@ -146,12 +146,12 @@ impl Cluster {
         });
         merge(&mut document, &fields);
         let rule = read::rule(&object::<DynamicObject>(document));
-        self.objects.take(Change::Rule(News::Set(key(namespace, name), Box::new(rule))));
+        self.objects.take(Change::Rule(News::Set(key(namespace, name), Box::new(rule))), 0);
         self
     }
 
     fn gone(&mut self, change: fn(News<super::objects::Service>) -> Change, namespace: &str, name: &str) -> &mut Self {
-        self.objects.take(change(News::Gone(key(namespace, name))));
+        self.objects.take(change(News::Gone(key(namespace, name))), 0);
         self
     }
 

@@ -1,6 +1,6 @@
 //! From the cluster's objects to what the index takes. Pure: the same objects give the same documents on every replica.
 use super::objects::{Namespace, Node, Pod, PodRef, Rule, Service, ServiceRange, Slice};
-use super::store::{News, Store};
+use super::store::{Kind, News, Store};
 use crate::documents::{
     self, ClusterService, Documents, HostPort, Key, Listed, Locality, Place, ServicePort, Sourced, Who, Workload,
 };
@@ -64,42 +64,51 @@ pub enum Effect {
 }
 
 impl Objects {
-    /// Takes news.
-    pub fn take(&mut self, change: Change) -> Effect {
+    /// Takes news of this version.
+    pub fn take(&mut self, change: Change, version: u64) -> Effect {
         let changed = match change {
-            Change::Pod(news) => self.pods.take(news),
-            Change::Service(news) => self.services.take(news),
-            Change::Slice(news) => self.slices.take(news),
-            Change::Node(news) => self.nodes.take(news),
-            Change::ServiceRange(news) => self.service_ranges.take(news),
-            Change::Namespace(news) => self.namespaces.take(news),
+            Change::Pod(news) => self.pods.take(news, version),
+            Change::Service(news) => self.services.take(news, version),
+            Change::Slice(news) => self.slices.take(news, version),
+            Change::Node(news) => self.nodes.take(news, version),
+            Change::ServiceRange(news) => self.service_ranges.take(news, version),
+            Change::Namespace(news) => self.namespaces.take(news, version),
             Change::Rule(News::Set(key, rule)) => {
                 let held = self.rules.get(&key).filter(|held| held.differs_in_status(&rule));
                 let same = held.map(|held| held.status.service == rule.status.service);
-                let changed = self.rules.take(News::Set(key, rule));
+                let changed = self.rules.take(News::Set(key, rule), version);
                 match same {
                     Some(true) => return Effect::Status,
                     Some(false) => return Effect::Service,
                     None => changed,
                 }
             }
-            Change::Rule(news) => self.rules.take(news),
+            Change::Rule(news) => self.rules.take(news, version),
         };
         if changed { Effect::Index } else { Effect::Nothing }
     }
 
     /// Kinds that have not been listed yet.
     pub fn missing(&self) -> Vec<&'static str> {
-        let all = [
-            ("pods", self.pods.complete()),
-            ("services", self.services.complete()),
-            ("endpointslices", self.slices.complete()),
-            ("nodes", self.nodes.complete()),
-            ("servicecidrs", self.service_ranges.complete()),
-            ("namespaces", self.namespaces.complete()),
-            ("allowrules", self.rules.complete()),
-        ];
-        all.into_iter().filter(|(_, complete)| !complete).map(|(kind, _)| kind).collect()
+        self.kinds().into_iter().filter(|(_, kind)| !kind.complete()).map(|(name, _)| name).collect()
+    }
+
+    /// Every kind, by its name in the API.
+    pub fn kinds(&self) -> [(&'static str, &dyn Kind); 7] {
+        [
+            ("pods", &self.pods),
+            ("services", &self.services),
+            ("endpointslices", &self.slices),
+            ("nodes", &self.nodes),
+            ("servicecidrs", &self.service_ranges),
+            ("namespaces", &self.namespaces),
+            ("allowrules", &self.rules),
+        ]
+    }
+
+    /// The newest version of anything that has arrived.
+    pub fn newest(&self) -> u64 {
+        self.kinds().iter().map(|(_, kind)| kind.seen()).max().unwrap_or(0)
     }
 
     /// What the index takes.

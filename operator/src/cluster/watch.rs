@@ -1,5 +1,5 @@
-//! The watches: one task for each kind. What comes is made small at once and handed on in order; a watch that breaks begins
-//! anew after a pause that grows, and lists everything again.
+//! The watches: one task for each kind. What comes is made small at once and handed on in order, with the API server's version
+//! of it; a watch that breaks begins anew after a pause that grows, and lists everything again.
 use super::read;
 use super::store::News;
 use super::translate::Change;
@@ -9,11 +9,12 @@ use futures::StreamExt as _;
 use k8s_openapi::api::core::v1::{Namespace, Node, Pod, Service};
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 use k8s_openapi::api::networking::v1::ServiceCIDR;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use kube::api::ApiResource;
 use kube::core::{DynamicObject, GroupVersionKind};
 use kube::runtime::WatchStreamExt as _;
 use kube::runtime::watcher::{self, Event, watcher};
-use kube::{Api, Client, Resource, ResourceExt as _};
+use kube::{Api, Client, Resource};
 use serde::de::DeserializeOwned;
 use std::fmt::Debug;
 use std::sync::Arc;
@@ -36,8 +37,11 @@ pub fn resource() -> ApiResource {
     ApiResource::from_gvk_with_plural(&kind, crd::PLURAL)
 }
 
+/// News with the version of the object that they are of; 0 where they are of none.
+pub type Told = (Change, u64);
+
 /// Starts every watch; none of them ends before the receiver is dropped.
-pub fn start(client: &Client, sidecar_images: &[String], tasks: &mut JoinSet<&'static str>) -> mpsc::Receiver<Change> {
+pub fn start(client: &Client, sidecar_images: &[String], tasks: &mut JoinSet<&'static str>) -> mpsc::Receiver<Told> {
     let (tell, changes) = mpsc::channel(WAITING);
     let images: Arc<[String]> = sidecar_images.into();
     let (to, api) = (tell.clone(), Api::<Pod>::all(client.clone()));
@@ -59,7 +63,7 @@ pub fn start(client: &Client, sidecar_images: &[String], tasks: &mut JoinSet<&'s
 async fn follow<K, T>(
     kind: &'static str,
     api: Api<K>,
-    tell: mpsc::Sender<Change>,
+    tell: mpsc::Sender<Told>,
     change: impl Fn(News<T>) -> Change,
     read: impl Fn(&K) -> Option<T>,
 ) -> &'static str
@@ -68,37 +72,42 @@ where
 {
     let mut events = watcher(api, watcher::Config::default().timeout(WATCH)).default_backoff().boxed();
     while let Some(event) = events.next().await {
-        let news = match event {
+        let (news, version) = match event {
             Ok(event) => news(event, &read),
             Err(error) => {
                 tracing::warn!(kind, %error, "a watch broke; it begins anew, and what is in force stays");
                 continue;
             }
         };
-        if let Some(news) = news
-            && tell.send(change(news)).await.is_err()
-        {
+        if tell.send((change(news), version)).await.is_err() {
             break;
         }
     }
     kind
 }
 
-/// `None`: something listed that is of no interest.
-fn news<K: Resource, T>(event: Event<K>, read: impl Fn(&K) -> Option<T>) -> Option<News<T>> {
-    Some(match event {
-        Event::Init => News::Start,
-        Event::InitApply(object) => News::Listed(key(&object), read(&object)?),
-        Event::InitDone => News::Done,
-        Event::Apply(object) => match read(&object) {
-            Some(read) => News::Set(key(&object), read),
-            None => News::Gone(key(&object)),
-        },
-        Event::Delete(object) => News::Gone(key(&object)),
-    })
+fn news<K: Resource, T>(event: Event<K>, read: impl Fn(&K) -> Option<T>) -> (News<T>, u64) {
+    match event {
+        Event::Init => (News::Start, 0),
+        Event::InitApply(object) => {
+            (read(&object).map_or(News::Passed, |read| News::Listed(key(object.meta()), read)), version(object.meta()))
+        }
+        Event::InitDone => (News::Done, 0),
+        Event::Apply(object) => {
+            let key = key(object.meta());
+            (read(&object).map_or(News::Gone(key.clone()), |read| News::Set(key, read)), version(object.meta()))
+        }
+        Event::Delete(object) => (News::Gone(key(object.meta())), version(object.meta())),
+    }
 }
 
-fn key<K: Resource>(object: &K) -> Key {
-    let name = object.name_any();
-    Key { namespace: object.namespace().unwrap_or_else(|| name.clone()), name }
+/// Of an object without a namespace, its name stands for that too.
+pub(super) fn key(object: &ObjectMeta) -> Key {
+    let name = object.name.clone().unwrap_or_default();
+    Key { namespace: object.namespace.clone().unwrap_or_else(|| name.clone()), name }
+}
+
+/// One that is no number counts as none.
+pub(super) fn version(object: &ObjectMeta) -> u64 {
+    object.resource_version.as_ref().and_then(|version| version.parse().ok()).unwrap_or(0)
 }

@@ -11,6 +11,7 @@ use signet_identity::{Credentials, DenyList, Peer, SpiffeId, WorkloadUid};
 use signet_policy::{Caller, Reason};
 use signet_proto::control::{Edge, EdgeTotals};
 use std::collections::{BTreeMap, HashMap, HashSet};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use tokio::sync::{oneshot, watch};
@@ -47,7 +48,7 @@ impl Default for Limits {
         Self {
             streams: 16_384,
             max_age: seconds(30 * 60),
-            takes_streams: seconds(5),
+            takes_streams: seconds(30),
             document: seconds(1),
             hello: seconds(10),
             send: seconds(30),
@@ -81,7 +82,7 @@ pub struct Presence {
     pub digest: String,
     /// Why it refused one, in its words, bounded.
     pub refused: Option<String>,
-    /// It holds a newer revision than this operator has: it is not sent an older one.
+    /// It came with another configuration, and it is not known that this operator's is newer: it keeps what it holds.
     pub behind: bool,
     /// How many destinations it follows.
     pub wants: usize,
@@ -97,13 +98,23 @@ pub struct Hub {
     edges: Mutex<Edges>,
     /// When rules last matched, in seconds since 1970.
     matched: Mutex<HashMap<Key, i64>>,
-    /// A revision that the sources of this operator had given out, and what came of it had time to arrive: what sidecars hold of
-    /// other replicas up to there is not newer than what is in force here.
-    pub(super) confirmed: watch::Sender<u64>,
+    /// What the API server last said; absent where no other replica can be ahead.
+    pub(super) confirmed: watch::Sender<Option<Confirmed>>,
+    /// How many questions the API server was asked.
+    questions: AtomicU64,
     /// Whom it was asked for last, and when.
     asked: Mutex<HashMap<WorkloadUid, Instant>>,
     /// Where other replicas' reports go, and the identity that they have; absent outside a cluster.
     pub(super) reports: OnceLock<(Arc<Reports>, SpiffeId)>,
+}
+
+/// Everything that there was when a question was asked is in force here.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Confirmed {
+    /// The number of the question.
+    pub question: u64,
+    /// The newest revision that anybody could have given out then.
+    pub revision: u64,
 }
 
 #[derive(Debug, Default)]
@@ -146,7 +157,8 @@ impl Hub {
             places: Mutex::default(),
             edges: Mutex::default(),
             matched: Mutex::default(),
-            confirmed: watch::Sender::new(0),
+            confirmed: watch::Sender::new(None),
+            questions: AtomicU64::new(0),
             asked: Mutex::default(),
             reports: OnceLock::new(),
         })
@@ -217,7 +229,13 @@ impl Hub {
         }
     }
 
-    /// Whether a sidecar holds a newer revision than this operator has, with other content, and it was not looked up for this
+    /// From now on it is not enough that a sidecar came with a smaller revision: whether this operator's content is the newer
+    /// one must be asked first. In a cluster, where other replicas follow the same objects.
+    pub fn ask_first(&self) {
+        self.confirmed.send_replace(Some(Confirmed { question: 0, revision: 0 }));
+    }
+
+    /// Whether a sidecar waits to hear whether this operator's content is newer than its own, and it was not asked for this
     /// workload a moment ago: what one says costs no more than one question in ten seconds.
     pub fn is_behind(&self, now: Instant) -> bool {
         let mut asked = self.asked.lock().unwrap_or_else(PoisonError::into_inner);
@@ -232,9 +250,20 @@ impl Hub {
         news
     }
 
-    /// Everything up to this revision has arrived here: streams of sidecars that hold no more go on from what is in force.
-    pub fn confirm(&self, revision: u64) {
-        self.confirmed.send_replace(revision);
+    /// The number of a question that is asked now.
+    pub fn next_question(&self) -> u64 {
+        self.questions.fetch_add(1, Ordering::SeqCst) + 1
+    }
+
+    /// How many questions were asked.
+    pub fn questions(&self) -> u64 {
+        self.questions.load(Ordering::SeqCst)
+    }
+
+    /// Everything that there was when this question was asked, this revision the newest, is in force here: streams that came
+    /// before it go on from what is in force.
+    pub fn confirm(&self, question: u64, revision: u64) {
+        self.confirmed.send_replace(Some(Confirmed { question, revision }));
     }
 
     /// Who is attached, by `namespace/name`.

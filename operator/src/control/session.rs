@@ -1,5 +1,6 @@
 //! One stream's state: what the sidecar holds, what it asked for, and what it was last told. Synchronous: messages and
 //! snapshots in, messages out. Everything that a peer can send goes through here, and through its fuzz test.
+use super::hub::Confirmed;
 use crate::index::{Refusal, Snapshot, fingerprint};
 use signet_identity::{SpiffeId, WorkloadUid};
 use signet_proto::control::{
@@ -62,8 +63,10 @@ pub struct Session {
     greeted: bool,
     /// What the sidecar holds, or was sent last.
     told: Option<Version>,
-    /// That was sent on this stream, so that what is in force here now is newer.
+    /// That was in force here during this stream, so that what is in force here now is newer.
     ours: bool,
+    /// How many questions this operator had asked the API server when the stream's hello had come.
+    pub questions: u64,
     /// Digest of the configuration that was sent last on this stream, without version and ranges; none when it was refused.
     body: Option<[u8; 32]>,
     /// The sidecar takes the ranges alone.
@@ -74,7 +77,7 @@ pub struct Session {
     wants: BTreeMap<IpAddr, Option<[u8; 32]>>,
     /// Asked for beyond the limit since the last update.
     beyond: Vec<IpAddr>,
-    /// The sidecar holds a newer revision than this operator has: the index must not go back.
+    /// The sidecar came with another configuration, and it is not known that this operator's is newer: it must not go back.
     pub behind: bool,
     /// From the hello, bounded and escaped.
     pub program_version: String,
@@ -91,6 +94,7 @@ impl Session {
             greeted: false,
             told: None,
             ours: false,
+            questions: u64::MAX,
             body: None,
             takes_ranges: false,
             held: None,
@@ -156,16 +160,23 @@ impl Session {
         Ok(())
     }
 
-    /// Everything that this sidecar must hear now. Refused when the snapshot no longer gives it to this peer.
-    pub fn update(&mut self, snapshot: &Snapshot) -> Result<Vec<Down>, Refusal> {
+    /// Everything that this sidecar must hear now. Refused when the snapshot no longer gives it to this peer. `confirmed` must
+    /// have been read before the snapshot.
+    pub fn update(&mut self, snapshot: &Snapshot, confirmed: Option<Confirmed>) -> Result<Vec<Down>, Refusal> {
         let member = snapshot.authorize(&self.identity, self.uid.as_ref())?;
         if !self.greeted {
             return Ok(Vec::new());
         }
         let mut messages = Vec::new();
         let known = self.told.as_ref().is_some_and(|told| told.digest == snapshot.digest(member));
-        let newer = self.ours || self.told.as_ref().is_none_or(|told| told.revision < snapshot.revision());
+        let newer = self.told.as_ref().is_none_or(|told| match confirmed {
+            None => told.revision < snapshot.revision(),
+            Some(confirmed) => self.covered(told.revision, confirmed),
+        });
+        let newer = self.ours || newer;
         self.behind = !known && !newer;
+        // From the same content one goes on.
+        self.ours |= known;
         if !known && newer {
             let config = snapshot.config(member);
             messages.push(self.tell(config));
@@ -205,12 +216,12 @@ impl Session {
         Down { kind: Some(kind) }
     }
 
-    /// What was given out up to this revision is in force here: a sidecar that came with no more (but for the steps that
-    /// replicas make by themselves) goes on from here. Whether there is anything to [`Session::update`].
-    pub fn confirm(&mut self, revision: u64) -> bool {
-        let caught_up = self.behind && self.told() <= revision.saturating_add(STEPS);
-        self.ours |= caught_up;
-        caught_up
+    /// Whether everything is in force here that the sidecar can have held when it came, at this revision. Either nothing newer
+    /// than that is missing here, or all of it was there before the API server was asked: then the number only has to be one
+    /// that somebody can have given out, with the steps that replicas make by themselves.
+    fn covered(&self, revision: u64, confirmed: Confirmed) -> bool {
+        let asked_later = self.questions < confirmed.question;
+        revision <= confirmed.revision || (asked_later && revision <= confirmed.revision.saturating_add(STEPS))
     }
 
     /// How many destinations it follows.

@@ -71,7 +71,7 @@ impl Stream {
         let mut greeted = false;
         let mut allowance = Allowance::new(self.hub.limits.messages);
         let mut readable = Instant::now();
-        let mut confirmed = self.hub.confirmed.subscribe();
+        let (mut confirmed, mut warned) = (self.hub.confirmed.subscribe(), false);
         loop {
             tokio::select! {
                 biased;
@@ -101,11 +101,11 @@ impl Stream {
                 }
                 // The hub has the sender, and this stream the hub.
                 Ok(()) = confirmed.changed() => {
-                    let revision = *confirmed.borrow_and_update();
-                    if self.session.confirm(revision)
-                        && let Err(end) = self.update().await
-                    {
-                        return end;
+                    if self.session.behind {
+                        if let Err(end) = self.update().await {
+                            return end;
+                        }
+                        self.ahead(&mut warned);
                     }
                 }
                 message = next(&mut self.incoming, readable) => {
@@ -130,6 +130,8 @@ impl Stream {
             Effect::Update => {
                 // What it holds it has applied, here or with another replica.
                 if let Some(held) = self.session.held.take() {
+                    // Before the first update: a question that is asked from now on is asked after the sidecar came.
+                    self.session.questions = self.hub.questions();
                     self.seat.show(|presence| (presence.applied, presence.digest) = (held.revision, held.digest));
                 }
                 self.update().await?;
@@ -158,21 +160,26 @@ impl Stream {
     }
 
     async fn update(&mut self) -> Result<(), End> {
+        // In this order: what was confirmed is in the snapshot.
+        let confirmed = *self.hub.confirmed.borrow();
         let Some(snapshot) = self.snapshots.borrow_and_update().clone() else { return Ok(()) };
         let behind = self.session.behind;
-        let messages = self.session.update(&snapshot).map_err(|refusal| {
+        let messages = self.session.update(&snapshot, confirmed).map_err(|refusal| {
             tracing::warn!(workload = %self.workload, %refusal, "control stream refused");
             End::told("refused", Status::permission_denied(refusal.to_string()))
         })?;
         if self.session.behind && !behind {
-            tracing::error!(
-                workload = %self.workload,
-                held = self.session.told(),
-                revision = snapshot.revision(),
-                "the sidecar holds a newer configuration than this operator has. In a cluster another replica was ahead, and \
-                 this one follows. With files the state directory was lost, or the clock went back; once the clock is right, \
-                 touch a file of the directory"
-            );
+            if confirmed.is_none() {
+                self.warn();
+            } else {
+                tracing::info!(
+                    workload = %self.workload,
+                    held = self.session.told(),
+                    revision = snapshot.revision(),
+                    "the sidecar came with another configuration; it keeps that until the API server has said what there is, \
+                     and all of it is in force here"
+                );
+            }
         }
         for message in messages {
             self.send(message).await?;
@@ -184,6 +191,24 @@ impl Stream {
             (presence.program_version, presence.lacking) = (version, lacking);
         });
         Ok(())
+    }
+
+    /// Says so, once, when the sidecar holds more than there can be.
+    fn ahead(&self, warned: &mut bool) {
+        let asked = self.hub.confirmed.borrow().is_some_and(|confirmed| confirmed.question > self.session.questions);
+        if self.session.behind && asked && !std::mem::replace(warned, true) {
+            self.warn();
+        }
+    }
+
+    fn warn(&self) {
+        tracing::error!(
+            workload = %self.workload,
+            held = self.session.told(),
+            "the sidecar holds a newer configuration than there is, and keeps it. In a cluster the API server's data went back: \
+             restart the pod. With files the state directory was lost, or the clock went back; once the clock is right, touch a \
+             file of the directory"
+        );
     }
 
     async fn send(&self, message: Down) -> Result<(), End> {

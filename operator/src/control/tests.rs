@@ -1,5 +1,6 @@
 //! What a peer may say on its stream, and what it hears. The stream over real TLS is in `tests/control.rs`.
 use super::edges::Edges;
+use super::hub::Confirmed;
 use super::session::{Effect, Fault, MAX_WANTS, Session};
 use crate::documents::Key;
 use crate::index::tests::{documents, rule, workload};
@@ -57,12 +58,12 @@ fn sort(messages: Vec<Down>) -> (Vec<control::Config>, Vec<Destination>) {
 fn f34_nothing_is_sent_before_hello_and_everything_after_it() {
     let snapshot = snapshot_at(&mesh(), 1);
     let mut session = session_of("a", "a");
-    assert!(session.update(&snapshot).unwrap().is_empty());
+    assert!(session.update(&snapshot, None).unwrap().is_empty());
     assert_eq!(session.take(hello(None, &[[10, 77, 0, 3]])), Ok(Effect::Update));
-    let (configs, destinations) = sort(session.update(&snapshot).unwrap());
+    let (configs, destinations) = sort(session.update(&snapshot, None).unwrap());
     assert_eq!((configs.len(), configs[0].workload_name.as_str()), (1, "a"));
     assert_eq!((destinations.len(), destinations[0].kind()), (1, Kind::Meshed));
-    assert!(session.update(&snapshot).unwrap().is_empty(), "the same was sent twice");
+    assert!(session.update(&snapshot, None).unwrap().is_empty(), "the same was sent twice");
 }
 
 #[test]
@@ -70,10 +71,10 @@ fn a_reconnect_that_holds_the_configuration_is_not_sent_it_again() {
     let snapshot = snapshot_at(&mesh(), 7);
     let mut first = session_of("a", "a");
     first.take(hello(None, &[])).unwrap();
-    let held = sort(first.update(&snapshot).unwrap()).0[0].version.clone();
+    let held = sort(first.update(&snapshot, None).unwrap()).0[0].version.clone();
     let mut second = session_of("a", "a");
     second.take(hello(held, &[])).unwrap();
-    assert!(second.update(&snapshot).unwrap().is_empty());
+    assert!(second.update(&snapshot, None).unwrap().is_empty());
 }
 
 #[test]
@@ -82,23 +83,58 @@ fn a_sidecar_is_never_sent_an_older_revision_than_it_holds() {
     for (held, sent, behind) in [(6, 1, false), (7, 0, true), (8, 0, true), (u64::MAX, 0, true)] {
         let mut session = session_of("a", "a");
         session.take(hello(Some(Version { revision: held, digest: "other".into() }), &[])).unwrap();
-        let (configs, _) = sort(session.update(&snapshot).unwrap());
+        let (configs, _) = sort(session.update(&snapshot, None).unwrap());
         assert_eq!((configs.len(), session.behind), (sent, behind), "held {held}");
     }
+}
+
+/// A session whose sidecar came with another configuration, when this operator had asked so many questions.
+fn with_other(revision: u64, questions: u64) -> Session {
+    let mut session = session_of("a", "a");
+    session.take(hello(Some(Version { revision, digest: "other".into() }), &[])).unwrap();
+    session.questions = questions;
+    session
+}
+
+/// A replica whose watch of rules is late, and whose watch of pods is not, has a greater revision and older rules.
+#[test]
+fn a_greater_revision_alone_does_not_make_a_replica_newer_than_the_one_that_a_sidecar_comes_from() {
+    let snapshot = snapshot_at(&mesh(), 7);
+    let nothing = Confirmed { question: 0, revision: 0 };
+    let mut session = with_other(6, 2);
+    let mut sent = |question, revision| {
+        let confirmed = Some(Confirmed { question, revision });
+        (sort(session.update(&snapshot, confirmed).unwrap()).0.len(), session.behind)
+    };
+    assert_eq!(sent(nothing.question, nothing.revision), (0, true));
+    assert_eq!(sent(2, 5), (0, true), "asked before it came");
+    assert_eq!(sent(3, 5), (1, false), "asked after it came, and everything has arrived");
+    // One that is known to hold nothing that is missing here needs no question.
+    let mut session = with_other(6, 2);
+    assert_eq!(sort(session.update(&snapshot, Some(Confirmed { question: 1, revision: 6 })).unwrap()).0.len(), 1);
+    // Nor who came with nothing, and who holds what is in force here.
+    let mut session = session_of("a", "a");
+    session.take(hello(None, &[])).unwrap();
+    let held = sort(session.update(&snapshot, Some(nothing)).unwrap()).0[0].version.clone();
+    let mut session = session_of("a", "a");
+    session.take(hello(held, &[])).unwrap();
+    assert!(session.update(&snapshot, Some(nothing)).unwrap().is_empty() && !session.behind);
+    let changed = snapshot_at(&(mesh() + &rule("shop", "r", "{all: true}", "{namespace: shop}")), 8);
+    assert_eq!(sort(session.update(&changed, Some(nothing)).unwrap()).0.len(), 1);
 }
 
 #[test]
 fn a_sidecar_that_another_replica_told_more_goes_on_from_here_once_that_is_confirmed() {
     let snapshot = snapshot_at(&mesh(), 7);
-    let mut session = session_of("a", "a");
-    session.take(hello(Some(Version { revision: 9, digest: "other".into() }), &[])).unwrap();
-    assert!(session.update(&snapshot).unwrap().is_empty() && session.behind);
-    assert!(session.confirm(9));
-    let version = sort(session.update(&snapshot).unwrap()).0[0].version.clone().unwrap();
+    let confirmed = Some(Confirmed { question: 3, revision: 9 });
+    let mut session = with_other(9, 2);
+    assert!(session.update(&snapshot, Some(Confirmed { question: 2, revision: 8 })).unwrap().is_empty());
+    assert!(session.behind);
+    let version = sort(session.update(&snapshot, confirmed).unwrap()).0[0].version.clone().unwrap();
     assert_eq!((version.revision, session.behind), (10, false));
     // What follows is newer than what was sent here, whatever its number.
     let changed = mesh() + &rule("shop", "r", "{all: true}", "{namespace: shop}");
-    let version = sort(session.update(&snapshot_at(&changed, 8)).unwrap()).0[0].version.clone().unwrap();
+    let version = sort(session.update(&snapshot_at(&changed, 8), confirmed).unwrap()).0[0].version.clone().unwrap();
     assert_eq!(version.revision, 11);
 }
 
@@ -117,8 +153,8 @@ fn a_change_of_the_ranges_alone_is_sent_alone_to_who_takes_it() {
     session.take(hello(&["identity", "ranges"])).unwrap();
     let mut ranges_of = |text: String, revision| {
         let snapshot = snapshot_at(&text, revision);
-        assert_eq!(sort(old.update(&snapshot).unwrap()).0.len(), 1);
-        let messages = session.update(&snapshot).unwrap();
+        assert_eq!(sort(old.update(&snapshot, None).unwrap()).0.len(), 1);
+        let messages = session.update(&snapshot, None).unwrap();
         assert_eq!(messages.len(), 1);
         match messages[0].kind.clone().unwrap() {
             down::Kind::Ranges(ranges) => {
@@ -142,7 +178,7 @@ fn a_change_of_the_ranges_alone_is_sent_alone_to_who_takes_it() {
     // One that was refused is no base.
     let ack = Ack { version: None, error: "no".into() };
     session.take(Up { kind: Some(up::Kind::Ack(ack)) }).unwrap();
-    let messages = session.update(&snapshot_at(&ruled, 5)).unwrap();
+    let messages = session.update(&snapshot_at(&ruled, 5), None).unwrap();
     assert!(matches!(messages[0].kind, Some(down::Kind::Config(_))));
 }
 
@@ -150,10 +186,9 @@ fn a_change_of_the_ranges_alone_is_sent_alone_to_who_takes_it() {
 fn a_revision_that_nobody_can_have_given_out_is_never_confirmed() {
     let snapshot = snapshot_at(&mesh(), 7);
     for claimed in [9_000, u64::MAX] {
-        let mut session = session_of("a", "a");
-        session.take(hello(Some(Version { revision: claimed, digest: "other".into() }), &[])).unwrap();
-        session.update(&snapshot).unwrap();
-        assert!(!session.confirm(20) && session.update(&snapshot).unwrap().is_empty(), "{claimed}");
+        let mut session = with_other(claimed, 2);
+        let confirmed = Some(Confirmed { question: 3, revision: 20 });
+        assert!(session.update(&snapshot, confirmed).unwrap().is_empty() && session.behind, "{claimed}");
     }
 }
 
@@ -162,7 +197,7 @@ fn an_acknowledgement_of_what_was_never_sent_is_not_believed() {
     let snapshot = snapshot_at(&mesh(), 7);
     let mut session = session_of("a", "a");
     session.take(hello(None, &[])).unwrap();
-    let sent = sort(session.update(&snapshot).unwrap()).0[0].version.clone().unwrap();
+    let sent = sort(session.update(&snapshot, None).unwrap()).0[0].version.clone().unwrap();
     let ack = |version: Version| Up { kind: Some(up::Kind::Ack(Ack { version: Some(version), error: String::new() })) };
     assert_eq!(session.take(ack(Version { revision: 8, ..sent.clone() })), Ok(Effect::Unsent));
     assert_eq!(session.take(ack(sent.clone())), Ok(Effect::Applied(7, sent.digest)));
@@ -176,10 +211,10 @@ fn only_what_changed_is_sent_and_only_to_whom_it_concerns() {
     let (mut a, mut b) = (session_of("a", "a"), session_of("b", "b"));
     for session in [&mut a, &mut b] {
         session.take(hello(None, &[[10, 77, 0, 2], [10, 77, 0, 3]])).unwrap();
-        session.update(&before).unwrap();
+        session.update(&before, None).unwrap();
     }
-    assert!(a.update(&after).unwrap().is_empty());
-    let (configs, destinations) = sort(b.update(&after).unwrap());
+    assert!(a.update(&after, None).unwrap().is_empty());
+    let (configs, destinations) = sort(b.update(&after, None).unwrap());
     assert_eq!((configs.len(), destinations.len()), (1, 0));
     assert_eq!(configs[0].rules.len(), 1);
 }
@@ -189,12 +224,12 @@ fn a_destination_that_vanished_comes_as_unknown_and_is_not_sent_when_forgotten()
     let alone = workload("shop", "a", "10.77.0.2", "serviceAccount: a, uid: a");
     let mut session = session_of("a", "a");
     session.take(hello(None, &[[10, 77, 0, 3]])).unwrap();
-    session.update(&snapshot_at(&mesh(), 1)).unwrap();
-    let (_, destinations) = sort(session.update(&snapshot_at(&alone, 2)).unwrap());
+    session.update(&snapshot_at(&mesh(), 1), None).unwrap();
+    let (_, destinations) = sort(session.update(&snapshot_at(&alone, 2), None).unwrap());
     assert_eq!((destinations.len(), destinations[0].kind()), (1, Kind::Unknown));
     let forget = Want { addresses: Vec::new(), forget: vec![vec![10, 77, 0, 3]] };
     session.take(Up { kind: Some(up::Kind::Want(forget)) }).unwrap();
-    let (_, destinations) = sort(session.update(&snapshot_at(&mesh(), 3)).unwrap());
+    let (_, destinations) = sort(session.update(&snapshot_at(&mesh(), 3), None).unwrap());
     assert!(destinations.is_empty());
 }
 
@@ -202,10 +237,10 @@ fn a_destination_that_vanished_comes_as_unknown_and_is_not_sent_when_forgotten()
 fn a_workload_whose_document_went_or_changed_hands_hears_nothing_more() {
     let mut session = session_of("a", "a");
     session.take(hello(None, &[])).unwrap();
-    session.update(&snapshot_at(&mesh(), 1)).unwrap();
+    session.update(&snapshot_at(&mesh(), 1), None).unwrap();
     let taken = mesh().replace("serviceAccount: a", "serviceAccount: c");
-    assert!(matches!(session.update(&snapshot_at(&taken, 2)), Err(Refusal::OtherIdentity { .. })));
-    assert!(matches!(session.update(&snapshot_at("# none\n", 3)), Err(Refusal::UnknownUid(_))));
+    assert!(matches!(session.update(&snapshot_at(&taken, 2), None), Err(Refusal::OtherIdentity { .. })));
+    assert!(matches!(session.update(&snapshot_at("# none\n", 3), None), Err(Refusal::UnknownUid(_))));
 }
 
 #[test]
@@ -215,9 +250,9 @@ fn wants_beyond_the_limit_are_answered_as_unknown_and_not_followed() {
     session.take(hello(None, &[])).unwrap();
     let addresses = |from: u32, to: u32| (from..to).map(|n| n.to_be_bytes().to_vec());
     session.take(want(addresses(1, u32::try_from(MAX_WANTS).unwrap() + 1))).unwrap();
-    session.update(&snapshot).unwrap();
+    session.update(&snapshot, None).unwrap();
     session.take(want([vec![10, 77, 0, 3]])).unwrap();
-    let (_, destinations) = sort(session.update(&snapshot).unwrap());
+    let (_, destinations) = sort(session.update(&snapshot, None).unwrap());
     assert_eq!((destinations.len(), destinations[0].kind()), (1, Kind::Unknown));
     assert_eq!(session.wants(), MAX_WANTS);
 }
@@ -417,7 +452,7 @@ proptest! {
             if session.take(up).is_err() {
                 break;
             }
-            let (configs, destinations) = sort(session.update(&snapshot).unwrap());
+            let (configs, destinations) = sort(session.update(&snapshot, None).unwrap());
             for config in configs {
                 let version = config.version.unwrap();
                 prop_assert!(config.workload_name == "a" && version.revision > held);

@@ -1,6 +1,6 @@
 //! The index and the control stream follow a real API server.
 use crate::status::kubectl;
-use crate::world::{SIDECAR, create, install, operator, operator_of, shared, until};
+use crate::world::{SIDECAR, create, install, operator, operator_of, operator_told, shared, until};
 use k8s_openapi::api::core::v1::Node;
 use kube::api::{DeleteParams, Patch, PatchParams, PostParams};
 use kube::core::DynamicObject;
@@ -9,10 +9,14 @@ use serde_json::{Value, json};
 use signet_apiserver::{ApiServer, PodOptions, make_pod, remove_pod};
 use signet_identity::testing::Authority;
 use signet_operator::cluster::status::Acknowledged;
+use signet_operator::cluster::translate::Change;
 use signet_operator::cluster::watch;
 use signet_operator::documents::Key;
+use signet_operator::index::Snapshot;
 use signet_policy::{Caller, Reason};
 use signet_proto::control::Config;
+use std::sync::Arc;
+use tokio::sync::mpsc;
 
 pub(crate) fn key(namespace: &str, name: &str) -> Key {
     Key { namespace: namespace.into(), name: name.into() }
@@ -121,9 +125,103 @@ async fn revisions_of_replicas_agree_and_grow_with_deletions_too() {
     // Another replica that never saw the pod is not behind.
     let two = operator(&client).await;
     let other = two.until("the same", |snapshot| snapshot.find(&key(&namespace, "a")).is_some()).await;
-    let digest = |s: &signet_operator::index::Snapshot| s.digest(s.find(&key(&namespace, "a")).unwrap()).to_owned();
+    let digest = |s: &Snapshot| s.digest(s.find(&key(&namespace, "a")).unwrap()).to_owned();
     assert!(other.revision() >= after.revision());
     assert!(digest(&other) == digest(&after) || other.revision() > after.revision());
+}
+
+/// Two watches are two connections: one may be late while the other is not.
+#[tokio::test]
+async fn a_replica_whose_watch_of_rules_is_late_takes_no_newer_rules_from_who_comes_to_it() {
+    let Some(server) = shared().await else { return };
+    let client = server.client().await;
+    let namespace = server.namespace("late").await;
+    let authority: Arc<Authority> = Authority::new("mesh.example").into();
+    let one = operator_of(&client, authority.clone(), "signet-system").await;
+    let (hold, mut held) = tokio::sync::watch::channel(false);
+    let two = operator_told(&client, authority, "signet-system", |mut changes| {
+        let (tell, told) = mpsc::channel(16);
+        tokio::spawn(async move {
+            let mut rules = Vec::new();
+            loop {
+                tokio::select! {
+                    Some(change) = changes.recv() => match change.0 {
+                        Change::Rule(_) if *held.borrow() => rules.push(change),
+                        _ => tell.send(change).await.unwrap(),
+                    },
+                    Ok(()) = held.changed() => if !*held.borrow() {
+                        for change in rules.drain(..) {
+                            tell.send(change).await.unwrap();
+                        }
+                    },
+                }
+            }
+        });
+        told
+    })
+    .await;
+    let uid = meshed(&client, &namespace, "orders", "10.1.7.2").await;
+    let spec = json!({"target": {"all": true, "ports": [8080]}, "from": [{"serviceAccount": "checkout"}]});
+    create(&client, &namespace, "r", &spec, false).await.unwrap();
+    let admits = |snapshot: &Snapshot, account: &str| {
+        let caller = format!("spiffe://mesh.example/ns/{namespace}/sa/{account}");
+        let member = snapshot.find(&key(&namespace, "orders"));
+        member.is_some_and(|m| m.table().judge(&Caller::Identity(&caller), 8080).reason == Reason::RuleMatched)
+    };
+    one.until("the rule", |snapshot| admits(snapshot, "checkout")).await;
+    two.until("the rule", |snapshot| admits(snapshot, "checkout")).await;
+    let mut sidecar = one.attach(&namespace, "default", &uid).await;
+    sidecar.until("the rule", |config| !config.rules.is_empty()).await;
+
+    hold.send_replace(true);
+    let rules: Api<DynamicObject> = Api::namespaced_with(client.clone(), &namespace, &watch::resource());
+    let patch = Patch::Merge(json!({"spec": {"from": [{"serviceAccount": "other"}]}}));
+    rules.patch("r", &PatchParams::default(), &patch).await.unwrap();
+    let changed = sidecar.until("the change", |config| config.rules[0].generation == 2).await.version.unwrap();
+    meshed(&client, &namespace, "more", "10.1.7.3").await;
+    let late = two.until("another pod", |snapshot| snapshot.find(&key(&namespace, "more")).is_some()).await;
+    assert!(admits(&late, "checkout") && late.revision() > changed.revision, "it is late, and its revision is greater");
+
+    let mut moved = two.attach_holding(&namespace, "default", &uid, Some(changed)).await;
+    // The first question has been answered, and said that something is missing.
+    until("the API server is asked again", || async { (two.hub.questions() >= 2).then_some(()) }).await;
+    assert!(moved.hears_nothing_but([10, 1, 7, 3]).await);
+    hold.send_replace(false);
+    // The same rules, under a number of this replica or none at all; then the next change comes from here.
+    two.until("the change", |snapshot| admits(snapshot, "other")).await;
+    let patch = Patch::Merge(json!({"spec": {"from": [{"serviceAccount": "third"}]}}));
+    rules.patch("r", &PatchParams::default(), &patch).await.unwrap();
+    moved
+        .until("the next change", |config| {
+            assert!(config.rules[0].generation >= 2);
+            config.rules[0].generation == 3
+        })
+        .await;
+}
+
+/// A sidecar that was away while a rule changed gets it from whomever it comes to.
+#[tokio::test]
+async fn a_sidecar_that_comes_with_an_older_configuration_is_sent_what_is_in_force() {
+    let Some(server) = shared().await else { return };
+    let client = server.client().await;
+    let namespace = server.namespace("away").await;
+    let authority: Arc<Authority> = Authority::new("mesh.example").into();
+    let one = operator_of(&client, authority.clone(), "signet-system").await;
+    let uid = meshed(&client, &namespace, "orders", "10.1.8.2").await;
+    one.until("the pod", |snapshot| snapshot.find(&key(&namespace, "orders")).is_some()).await;
+    let mut sidecar = one.attach(&namespace, "default", &uid).await;
+    let before = sidecar.until("its address", |config| !config.addresses.is_empty()).await.version;
+    drop(sidecar);
+    let spec = json!({"target": {"all": true, "ports": [8080]}, "from": [{"serviceAccount": "checkout"}]});
+    create(&client, &namespace, "r", &spec, false).await.unwrap();
+    one.until("the rule", |s| s.find(&key(&namespace, "orders")).is_some_and(|m| !m.rules.is_empty())).await;
+    let mut back = one.attach_holding(&namespace, "default", &uid, before.clone()).await;
+    back.until("the rule", |config| !config.rules.is_empty()).await;
+    // And from a replica that has just started.
+    let two = operator_of(&client, authority, "signet-system").await;
+    two.until("the rule", |s| s.find(&key(&namespace, "orders")).is_some_and(|m| !m.rules.is_empty())).await;
+    let mut back = two.attach_holding(&namespace, "default", &uid, before).await;
+    back.until("the rule", |config| !config.rules.is_empty()).await;
 }
 
 /// A cluster whose admission policy is not there: what came in all the same guards.
@@ -145,7 +243,7 @@ async fn a_raw_rule_guards_and_an_outage_loses_nothing() {
     let stored = rules.get("newer").await.unwrap();
     assert_eq!(stored.data["spec"], spec);
     let caller = format!("spiffe://mesh.example/ns/{namespace}/sa/checkout");
-    let reason = |snapshot: &signet_operator::index::Snapshot| {
+    let reason = |snapshot: &Snapshot| {
         let member = snapshot.find(&key(&namespace, "orders"))?;
         Some(member.table().judge(&Caller::Identity(&caller), 8080).reason)
     };

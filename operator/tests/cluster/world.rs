@@ -15,7 +15,7 @@ use signet_operator::metrics::Metrics;
 use signet_operator::state::Published;
 use signet_policy::{Decision, Egress, Posture};
 use signet_proto::control::control_client::ControlClient;
-use signet_proto::control::{Config, Down, Hello, Up, down, up};
+use signet_proto::control::{Config, Down, Hello, Up, Version, Want, down, up};
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
@@ -124,6 +124,16 @@ pub(crate) async fn operator_of(
     authority: impl Into<Arc<Authority>>,
     control_namespace: &str,
 ) -> Operator {
+    operator_told(client, authority, control_namespace, |changes| changes).await
+}
+
+/// Its index hears what the watches bring by way of `relay`.
+pub(crate) async fn operator_told(
+    client: &Client,
+    authority: impl Into<Arc<Authority>>,
+    control_namespace: &str,
+    relay: impl FnOnce(mpsc::Receiver<watch::Told>) -> mpsc::Receiver<watch::Told>,
+) -> Operator {
     let authority: Arc<Authority> = authority.into();
     let settings = Settings {
         trust_domain: authority.trust_domain.clone(),
@@ -135,7 +145,8 @@ pub(crate) async fn operator_of(
     let (index, published, views) = cluster::Index::new(settings, control_namespace);
     let hub = Hub::new(published.clone(), Limits::default(), Metrics::shared());
     let mut tasks = JoinSet::new();
-    cluster::index::spawn(index, client.clone(), &[SIDECAR.into()], hub.clone(), &mut tasks);
+    let changes = relay(watch::start(client, &[SIDECAR.into()], &mut tasks));
+    tasks.spawn(index.run(client.clone(), changes, hub.clone()));
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
     let mut serving = JoinSet::new();
@@ -206,11 +217,22 @@ impl Operator {
 
     /// Attaches the sidecar of a pod.
     pub(crate) async fn attach(&self, namespace: &str, account: &str, uid: &str) -> Sidecar {
+        self.attach_holding(namespace, account, uid, None).await
+    }
+
+    /// Attaches the sidecar of a pod, which holds this already.
+    pub(crate) async fn attach_holding(
+        &self,
+        namespace: &str,
+        account: &str,
+        uid: &str,
+        held: Option<Version>,
+    ) -> Sidecar {
         let credentials: Arc<Credentials> = self.authority.credentials(namespace, account, Some(uid));
         let channel = channel(&credentials, self.identity(), &self.address.to_string()).unwrap();
         let (say, said) = mpsc::channel(16);
         let features = signet_policy::FEATURES.iter().map(ToString::to_string).collect();
-        let hello = Hello { program_version: "test".into(), features, held: None, wanted: Vec::new() };
+        let hello = Hello { program_version: "test".into(), features, held, wanted: Vec::new() };
         say.send(Up { kind: Some(up::Kind::Hello(hello)) }).await.unwrap();
         let hear = ControlClient::new(channel).attach(ReceiverStream::new(said)).await.unwrap().into_inner();
         Sidecar { say, hear }
@@ -218,6 +240,14 @@ impl Operator {
 }
 
 impl Sidecar {
+    /// Asks for a destination; whether the answer is what comes next.
+    pub(crate) async fn hears_nothing_but(&mut self, wanted: [u8; 4]) -> bool {
+        let want = Want { addresses: vec![wanted.to_vec()], forget: Vec::new() };
+        self.say.send(Up { kind: Some(up::Kind::Want(want)) }).await.unwrap();
+        let next = timeout(SOON, self.hear.message()).await.expect("nothing came in time").unwrap();
+        matches!(next.expect("the stream ended").kind, Some(down::Kind::Destinations(_)))
+    }
+
     /// The next configuration.
     pub(crate) async fn config(&mut self) -> Config {
         loop {

@@ -53,6 +53,7 @@ async fn a_reconnect_that_holds_the_version_hears_nothing_until_something_change
 #[tokio::test]
 async fn f12_a_sidecar_that_claims_a_newer_version_moves_nobody_but_itself() {
     let world = world(Limits::default(), Some(MESH)).await;
+    world.hub.ask_first();
     let revision = world.published.snapshot.borrow().as_ref().unwrap().revision();
     let claimed = Version { revision: revision + 5, digest: "other".into() };
     let now = Instant::now();
@@ -77,7 +78,8 @@ async fn f12_a_sidecar_that_claims_a_newer_version_moves_nobody_but_itself() {
     assert_eq!(liar.destinations().await.len(), 1, "what it asks about it hears");
 
     // Nothing is built anew; it alone goes on from a number of its own.
-    world.hub.confirm(revision + 5);
+    let question = world.hub.next_question();
+    world.hub.confirm(question, revision + 5);
     assert_eq!(liar.config().await.version.unwrap().revision, revision + 6);
     assert_eq!(world.published.snapshot.borrow().as_ref().unwrap().revision(), revision);
     let mut other = world.attach("b", Some("uid-b"), hello(None)).await.unwrap();

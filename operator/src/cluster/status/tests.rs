@@ -35,14 +35,14 @@ fn pod(name: &str, meshed: bool) -> Pod {
 fn view(pods: &[(&str, bool)], spec: &Value, status: &Value) -> View {
     let mut objects = Objects::default();
     for (name, meshed) in pods {
-        objects.take(Change::Pod(News::Set(key(name), pod(name, *meshed))));
+        objects.take(Change::Pod(News::Set(key(name), pod(name, *meshed))), 0);
     }
     let rule = json!({
         "apiVersion": "signet.dev/v1alpha1", "kind": "AllowRule",
         "metadata": {"name": "r", "namespace": "shop", "uid": "x", "generation": 3}, "spec": spec, "status": status,
     });
     let rule = read::rule(&serde_json::from_value::<DynamicObject>(rule).unwrap());
-    objects.take(Change::Rule(News::Set(key("r"), Box::new(rule))));
+    objects.take(Change::Rule(News::Set(key("r"), Box::new(rule))), 0);
     let settings = Settings {
         trust_domain: "mesh.example".parse().unwrap(),
         mesh_ranges: Vec::new(),
@@ -159,7 +159,7 @@ fn the_selector_of_a_missing_service_stays_in_the_status() {
         "metadata": {"name": "r", "namespace": "shop"}, "spec": spec, "status": before,
     });
     let rule = read::rule(&serde_json::from_value::<DynamicObject>(rule).unwrap());
-    objects.take(Change::Rule(News::Set(key("r"), Box::new(rule))));
+    objects.take(Change::Rule(News::Set(key("r"), Box::new(rule))), 0);
     let mut memory = Memory::default();
     objects.remember(&mut memory);
     let view = View::new(&objects, &memory, Arc::default(), "signet-system");
