@@ -7,6 +7,10 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         println!("cargo:rerun-if-changed={file}");
     }
     let descriptors = protox::compile(FILES, ["."])?;
-    tonic_prost_build::configure().compile_fds(descriptors)?;
+    tonic_prost_build::configure()
+        .codec_path("crate::Frugal")
+        // Queues of messages have room for the largest of their kinds.
+        .boxed("signet.control.v1.Down.kind.config")
+        .compile_fds(descriptors)?;
     Ok(())
 }

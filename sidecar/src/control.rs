@@ -305,7 +305,7 @@ impl Control {
         up: &mpsc::Sender<wire::Up>,
     ) -> Result<(), ControlError> {
         match message.kind {
-            Some(down::Kind::Config(config)) => self.put_in_force(config, held, up).await,
+            Some(down::Kind::Config(config)) => self.put_in_force(*config, held, up).await,
             Some(down::Kind::Ranges(ranges)) => match held.with_ranges(ranges) {
                 Ok(config) => self.put_in_force(config, held, up).await,
                 Err(version) => {

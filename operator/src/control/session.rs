@@ -211,7 +211,7 @@ impl Session {
         let kind = if alone {
             down::Kind::Ranges(Ranges { version, base, mesh_ranges })
         } else {
-            down::Kind::Config(Config { version, mesh_ranges, ..config })
+            down::Kind::Config(Box::new(Config { version, mesh_ranges, ..config }))
         };
         Down { kind: Some(kind) }
     }

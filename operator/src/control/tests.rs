@@ -45,7 +45,7 @@ fn sort(messages: Vec<Down>) -> (Vec<control::Config>, Vec<Destination>) {
     let (mut configs, mut destinations) = (Vec::new(), Vec::new());
     for message in messages {
         match message.kind {
-            Some(down::Kind::Config(config)) => configs.push(config),
+            Some(down::Kind::Config(config)) => configs.push(*config),
             Some(down::Kind::Destinations(more)) => destinations.extend(more.destinations),
             Some(down::Kind::Ranges(_)) => panic!("ranges for who does not say that it takes them"),
             None => panic!("an empty message was sent"),

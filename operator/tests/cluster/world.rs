@@ -253,7 +253,7 @@ impl Sidecar {
         loop {
             let message = timeout(SOON, self.hear.message()).await.expect("nothing came in time").unwrap();
             if let Some(down::Kind::Config(config)) = message.expect("the stream ended").kind {
-                return config;
+                return *config;
             }
         }
     }

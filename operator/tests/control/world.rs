@@ -114,7 +114,7 @@ impl Attached {
     }
     pub(crate) async fn config(&mut self) -> Config {
         match self.next().await {
-            Ok(Some(down::Kind::Config(config))) => config,
+            Ok(Some(down::Kind::Config(config))) => *config,
             other => panic!("no configuration but {other:?}"),
         }
     }
