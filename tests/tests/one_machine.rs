@@ -1,5 +1,5 @@
-//! What a person does on one machine with the programs as they are: watch the demo and end it at any moment, look at a running
-//! sidecar's certificates, and put up, look at and take down the redirect.
+//! What a person does on one machine with the programs as they are: watch the demo, as root or not, and end it at any moment, look
+//! at a running sidecar's certificates, and put up, look at and take down the redirect.
 #![allow(clippy::unwrap_used, reason = "a test ends where something is not as it must be")]
 use rustix::process::{Pid, Signal, kill_process_group};
 use signet::demo::{
@@ -9,6 +9,7 @@ use signet::demo::{
 };
 use signet_tests::{SOON, join, mesh, programs};
 use std::{
+    io::Write as _,
     path::{Path, PathBuf},
     process::{Command, Stdio},
     time::Duration,
@@ -112,6 +113,55 @@ fn a_demo_that_is_interrupted_leaves_nothing() {
     kill_process_group(Pid::from_raw(demo.pid().try_into().unwrap()).unwrap(), Signal::INT).unwrap();
     let status = demo.wait(SOON).unwrap();
     assert_ne!(status.code(), Some(0), "{}", demo.log());
+    stage.nothing_is_left();
+}
+
+/// A demo of somebody who is not root, and who has such lines in /etc/subuid and /etc/subgid.
+fn demo_of_nobody(stage: &Stage, lines: &str) -> Process {
+    // Nobody may look into the directory where the programs lie, and the demo has a /run of its own.
+    let script = r#"
+        mount -t tmpfs tmpfs /mnt
+        cp "$1"/signet* /mnt
+        mkdir -m 1777 /mnt/temporary
+        printf "$2" >/mnt/ids
+        mount --bind /mnt/ids /etc/subuid
+        mount --bind /mnt/ids /etc/subgid"#;
+    let mut command = stage.inside(Path::new("sh"));
+    command.args(["-ec", script, "sh"]).arg(programs()).arg(lines);
+    let out = stage.machine.output(command).unwrap();
+    assert!(out.status.success(), "{}", String::from_utf8_lossy(&out.stderr));
+    let mut command = stage.inside(Path::new("setpriv"));
+    command.args(["--reuid", "65534", "--regid", "65534", "--clear-groups", "/mnt/signet", "demo"]);
+    command.env("TMPDIR", "/mnt/temporary").env("HOME", "/").env(MARK, stage.world.dir());
+    stage.machine.spawn("demo", command).unwrap()
+}
+
+#[test]
+fn a_demo_of_who_is_not_root_runs_in_a_user_namespace() {
+    let users = std::fs::read_to_string("/proc/self/uid_map").unwrap();
+    if users.split_whitespace().ne(["0", "0", "4294967295"]) {
+        // newuidmap belongs to the machine's root.
+        let name = "a_demo_of_who_is_not_root_runs_in_a_user_namespace";
+        let _ = writeln!(std::io::stderr(), "SKIPPED {name}: this is a user namespace already");
+        return;
+    }
+    let stage = stage();
+    let mut demo = demo_of_nobody(&stage, "nobody:100000:65536\\n");
+    let status = demo.wait(DEMO).unwrap();
+    let said = demo.log();
+    assert_eq!(status.code(), Some(0), "{said}");
+    assert!(said.contains("Every claim held") && !said.contains('✗'), "{said}");
+    stage.nothing_is_left();
+}
+
+#[test]
+fn a_demo_of_who_is_not_root_and_has_no_other_users_says_in_one_line_what_to_do() {
+    let stage = stage();
+    let mut demo = demo_of_nobody(&stage, "");
+    let status = demo.wait(SOON).unwrap();
+    let said = demo.log();
+    assert_eq!((status.code(), said.trim_end().lines().count()), (Some(1), 1), "{said}");
+    assert!(said.contains("run it as root (sudo), or") && said.contains("/etc/subuid"), "{said}");
     stage.nothing_is_left();
 }
 
