@@ -19,10 +19,13 @@ mod tests;
 mod trust;
 
 use crate::cluster::{self, ClusterArgs};
+use crate::identity::meant;
 use crate::output::{Format, print, print_json};
+use anyhow::bail;
 use certificates::Held;
 use clap::Args;
 use facts::Facts;
+use kube::ResourceExt;
 use report::{Finding, Report, Sign};
 use std::io::IsTerminal as _;
 use std::process::ExitCode;
@@ -55,6 +58,12 @@ pub fn run(arguments: &CheckArgs) -> anyhow::Result<ExitCode> {
         // Many lists at once make a large future.
         Box::pin(Facts::read(&cluster, control, only)).await
     })?;
+    if let (Some(only), Ok(namespaces)) = (&facts.only, &facts.namespaces)
+        && !namespaces.iter().any(|namespace| namespace.name_any() == *only)
+    {
+        let known: Vec<String> = namespaces.iter().map(ResourceExt::name_any).collect();
+        bail!("there is no namespace {only}{}", meant(only, &known));
+    }
     let report = Report::new(facts.control.clone(), all(&facts));
     match arguments.output {
         Format::Json => print_json(&report)?,
@@ -76,6 +85,7 @@ const ISSUING: Held = Held {
     program: "ca",
     what: "the issuing certificate",
     metric: "signet_ca_issuing_not_after_seconds",
+    begin: None,
     life: ("issuing", 7 * 24 * 3600),
 };
 /// By which sidecars know each operator.
@@ -84,6 +94,7 @@ const OPERATOR: Held = Held {
     program: "operator",
     what: "the certificate",
     metric: "signet_operator_svid_not_after_seconds",
+    begin: Some("signet_operator_svid_not_before_seconds"),
     life: ("leaf", 3600),
 };
 

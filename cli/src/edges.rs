@@ -1,12 +1,16 @@
 //! `signet edges`: who calls whom, from the counters of every sidecar, which the holder of the operators' lease has in one place.
 //! It is asked on its loopback, through the API server.
-use crate::cluster::{self, Cluster, ClusterArgs, Lack, OPERATOR_HEALTH, api, ask, get};
+use crate::cluster::{self, Cluster, ClusterArgs, Lack, OPERATOR_HEALTH, api, ask, get, list};
+use crate::identity::meant;
 use crate::output::{Format, note, plain, print, print_json};
 use anyhow::{Context as _, bail};
 use clap::Args;
 use comfy_table::{CellAlignment, Table, presets};
 use jiff::Timestamp;
 use k8s_openapi::api::coordination::v1::Lease;
+use k8s_openapi::api::core::v1::Namespace;
+use kube::api::ListParams;
+use kube::{Api, ResourceExt};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::process::ExitCode;
@@ -103,6 +107,15 @@ pub fn run(arguments: &EdgesArgs) -> anyhow::Result<ExitCode> {
     let (holder, shown) = cluster::run(async {
         let cluster = arguments.cluster.connect().await?;
         let namespace = cluster.control_namespace(&arguments.cluster).await?;
+        if let Some(only) = &arguments.namespace {
+            let namespaces = Api::<Namespace>::all(cluster.client.clone());
+            // Who may not ask has to know it.
+            if let Ok(None) = ask("get", "namespaces", namespaces.get_opt(only)).await {
+                let known = list(namespaces, "namespaces", ListParams::default()).await.unwrap_or_default();
+                let known: Vec<String> = known.iter().map(ResourceExt::name_any).collect();
+                bail!("there is no namespace {only}{}", meant(only, &known));
+            }
+        }
         ask_holder(&cluster, &namespace).await
     })?;
     let mut edges = sum(&shown.edges);

@@ -133,7 +133,7 @@ fn place(given: &str, namespace: &str) -> (String, String) {
 }
 
 /// What may have been meant: the pods of a controller of that name, or one that is spelled nearly so.
-fn meant(name: &str, known: &[String]) -> String {
+pub(crate) fn meant(name: &str, known: &[String]) -> String {
     let of_controller = known.iter().filter(|pod| pod.starts_with(&format!("{name}-"))).map(String::as_str);
     let mut near: Vec<&str> = of_controller.take(3).collect();
     if near.is_empty() && !name.is_empty() {

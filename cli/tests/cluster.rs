@@ -288,6 +288,8 @@ async fn who_may_read_nothing_is_told_so_and_what_to_ask_for() {
     let of_namespace = ["pods.injected", "pods.ready", "rules.status", "rules.targets", "network.tunnel"];
     let are =
         |report: &Value, sign: &str| of_namespace.iter().all(|id| ids(report, sign).iter().any(|other| other == id));
+    let said = signet(&visitor, &["edges", "--control-namespace", "mesh"]);
+    assert!(said.code == Some(2) && said.err.contains("not allowed to get leases"), "{}", said.err);
     let (code, report) = check(&["-n", "shop"]);
     assert!(code == Some(2) && are(&report, "skipped"), "{report:#}");
     typed(found(&report, "api.permissions").1);
@@ -306,8 +308,9 @@ async fn who_may_read_nothing_is_told_so_and_what_to_ask_for() {
     assert_eq!(report["checks"], admins["checks"], "as the administrator sees it");
     let said = signet(&visitor, &["identity", "orders", "-n", "shop"]);
     assert!(said.code == Some(2) && said.err.contains("not allowed to get pods"), "{}", said.err);
+    // He may ask who has the counters; nobody has here.
     let said = signet(&visitor, &["edges", "--control-namespace", "mesh"]);
-    assert!(said.code == Some(2) && said.err.contains("not allowed to get leases"), "{}", said.err);
+    assert!(said.code == Some(2) && said.err.contains("no operator holds the lease signet-operator"), "{}", said.err);
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -325,6 +328,11 @@ async fn identity_and_edges_say_why_there_is_nothing_to_show() {
     );
     let said = signet(&admin, &["identity", &format!("{plain}/web")]);
     assert!(said.code == Some(1) && said.err.contains("web is not in the mesh: it has no sidecar"), "{}", said.err);
+    for command in ["check", "edges"] {
+        let said = signet(&admin, &[command, "-n", "shpo"]);
+        let words = "there is no namespace shpo; did you mean shop?\n";
+        assert!(said.code == Some(2) && said.err.ends_with(words), "{command}: {}", said.err);
+    }
     let said = signet(&admin, &["edges"]);
     assert!(
         said.code == Some(2) && said.err.contains("no operator holds the lease signet-operator in mesh"),

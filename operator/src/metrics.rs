@@ -42,6 +42,7 @@ pub struct Metrics {
     good: Gauge,
     workloads: Gauge,
     unranged: Gauge,
+    svid_not_before: Gauge,
     svid_not_after: Gauge,
     /// The control service's listener's.
     pub control: ListenerMetrics,
@@ -78,6 +79,12 @@ impl Default for Metrics {
             "Meshed workloads with an address that neither mesh_ranges nor the nodes' podCIDRs cover",
             unranged.clone(),
         );
+        let svid_not_before = Gauge::default();
+        registry.register(
+            "svid_not_before_seconds",
+            "When the operator's certificate began, in seconds since 1970; 0 without one",
+            svid_not_before.clone(),
+        );
         registry.register(
             "svid_not_after_seconds",
             "When the operator's certificate ends, in seconds since 1970; 0 without one",
@@ -101,6 +108,7 @@ impl Default for Metrics {
             good,
             workloads,
             unranged,
+            svid_not_before,
             svid_not_after,
             control,
             trust_sequence,
@@ -160,8 +168,9 @@ impl Metrics {
         self.good.set(i64::from(report.good));
         self.workloads.set(gauge(workloads));
         self.unranged.set(gauge(unranged));
-        let not_after = credentials.svid().map_or(0, |svid| svid.not_after());
-        self.svid_not_after.set(i64::try_from(not_after).unwrap_or(i64::MAX));
+        let (begin, end) = credentials.svid().map_or((0, 0), |svid| (svid.not_before(), svid.not_after()));
+        self.svid_not_before.set(i64::try_from(begin).unwrap_or(i64::MAX));
+        self.svid_not_after.set(i64::try_from(end).unwrap_or(i64::MAX));
         self.trust_sequence.set(i64::try_from(credentials.trust().state().sequence).unwrap_or(i64::MAX));
         self.encoded()
     }

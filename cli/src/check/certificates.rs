@@ -89,6 +89,8 @@ pub(super) struct Held {
     pub(super) what: &'static str,
     /// The number on the page of metrics: its end, in unix seconds; 0 while there is none.
     pub(super) metric: &'static str,
+    /// The same of its begin, where that is shown: what was issued before a lifetime was changed has the old one.
+    pub(super) begin: Option<&'static str>,
     /// The key of `[lifetimes]` in `ca.toml` that says how long it lasts, and what that is where it is not said, in seconds.
     pub(super) life: (&'static str, i64),
 }
@@ -111,7 +113,14 @@ pub(super) fn held(facts: &Facts, of: &Held) -> Finding {
         );
     };
     let at = moment(end);
-    let life = config.and_then(|config| lifetime(config, of.life.0)).unwrap_or(of.life.1);
+    let begins = of.begin.map(|begin| programs::metric(facts, program, begin));
+    let begin = match &begins {
+        Some(Ok(begins)) => begins.get(pod).and_then(|begin| i64::try_from(*begin).ok()).filter(|begin| *begin > 0),
+        Some(Err(lack)) => return Finding::lacking(id, lack),
+        None => None,
+    };
+    let said = || config.and_then(|config| lifetime(config, of.life.0)).unwrap_or(of.life.1);
+    let life = begin.map_or_else(said, |begin| end - begin);
     let about = |finding: Finding| finding.about(vec![pod.clone()]);
     match end - facts.now {
         _ if end == 0 => about(Finding::fail(id, format!("{pod} has no certificate"), logs)),

@@ -87,6 +87,8 @@ struct Blocked {
     by: BTreeSet<String>,
     pairs: Vec<String>,
     first: Option<(String, String, Way)>,
+    /// Policies that let some callers call nothing at all.
+    apart: BTreeSet<String>,
 }
 
 impl Blocked {
@@ -99,6 +101,14 @@ impl Blocked {
             }
         }
         self.pairs.push(pair);
+    }
+
+    /// Who may not call the application at all is kept out on purpose.
+    fn on_purpose(&mut self, by: &[&NetworkPolicy]) {
+        self.apart.extend(by.iter().map(|policy| {
+            let namespace = policy.namespace().unwrap_or_default();
+            format!("{namespace}/{}", policy.name_any())
+        }));
     }
 
     fn finding(self, id: &'static str, port: u16, well: String) -> Finding {
@@ -126,10 +136,12 @@ pub(super) fn tunnel(facts: &Facts) -> Finding {
     if blocked.first.is_none() {
         blocked = pairs(&ground, true);
     }
-    let well = format!(
-        "no NetworkPolicy keeps sidecars from each other ({} of pods)",
-        counted(ground.workloads.len(), "kind")
-    );
+    let kinds = counted(ground.workloads.len(), "kind");
+    let apart = match some(blocked.apart.iter().map(String::as_str)) {
+        _ if blocked.apart.is_empty() => String::new(),
+        by => format!(", but for those that may not call each other at all, on any port: {by}"),
+    };
+    let well = format!("no NetworkPolicy keeps sidecars from each other ({kinds} of pods){apart}");
     blocked.finding(ID, TUNNEL, well)
 }
 
@@ -140,7 +152,12 @@ fn pairs(ground: &Ground<'_>, alike: bool) -> Blocked {
         let into = admits(ground.policies, Way::In, callee, caller, TUNNEL);
         let out = admits(ground.policies, Way::Out, caller, callee, TUNNEL);
         let pair = || format!("{caller} cannot reach the sidecar of {callee}");
-        // Who may not call the application at all is kept out on purpose.
+        if !into.some_port {
+            blocked.on_purpose(&into.isolating);
+        }
+        if !out.some_port {
+            blocked.on_purpose(&out.isolating);
+        }
         let meant = into.some_port && out.some_port;
         if meant && !into.this_port {
             blocked.note(&into.isolating, Way::In, pair());

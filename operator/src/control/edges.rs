@@ -224,8 +224,47 @@ const CARRIED: [&str; 2] = ["meshed", "not_meshed"];
 /// How a tunnel carries connections.
 const FRAMINGS: [&str; 2] = ["pooled", "alone"];
 
+/// Why a sidecar carried nothing before a verdict was reached, or after it: `sidecar/src/refusal.rs`.
+const FAILED: [&str; 29] = [
+    "no_original_destination",
+    "own_port",
+    "no_configuration",
+    "unknown_destination",
+    "no_service_port",
+    "no_endpoint",
+    "egress_denied",
+    "no_svid",
+    "svid_expired",
+    "connect_failed",
+    "connect_timeout",
+    "handshake_timeout",
+    "handshake_failed",
+    "refused_by_peer",
+    "no_framing",
+    "peer_answered",
+    "tunnel_broke",
+    "not_connect",
+    "head_malformed",
+    "head_too_large",
+    "head_timeout",
+    "bad_target",
+    "foreign_target",
+    "application_unreachable",
+    "source_address",
+    "limit",
+    "limit_identity",
+    "draining",
+    "contradiction",
+];
+/// What was wrong with a peer's certificate, of which there are fifty codes, stands in the sidecar's own log.
+const CERTIFICATE: &str = "peer_certificate";
+
 /// A reason code of ours, or "other".
-fn reason(code: &str) -> &'static str {
+pub(super) fn reason(code: &str) -> &'static str {
     let verdicts = Reason::all().iter().map(|reason| reason.code());
-    verdicts.chain(CARRIED).find(|known| *known == code).unwrap_or(OTHER)
+    let known = verdicts.chain(CARRIED).chain(FAILED).chain([CERTIFICATE]);
+    known
+        .into_iter()
+        .find(|known| *known == code)
+        .unwrap_or_else(|| if code.starts_with("peer_") { CERTIFICATE } else { OTHER })
 }

@@ -388,6 +388,21 @@ mod edges {
         assert_eq!((here.len(), shown(0), shown(1)), (2, (Some(1), Some(2), Some(8)), (Some(2), Some(1), Some(8))));
     }
 
+    /// The source, because the operator must not build on the sidecar.
+    #[test]
+    fn every_code_that_a_sidecar_refuses_with_is_known_and_those_of_certificates_are_one() {
+        let source = include_str!("../../../sidecar/src/refusal.rs");
+        let codes = source.split("pub fn code(").nth(1).unwrap().split("pub fn status(").next().unwrap();
+        let codes = codes.split('"').skip(1).step_by(2);
+        let codes: Vec<&str> = codes.filter(|code| code.bytes().all(|b| b.is_ascii_lowercase() || b == b'_')).collect();
+        assert!(codes.len() > 25 && codes.contains(&"no_endpoint"), "{codes:?}");
+        for code in codes {
+            assert_eq!(crate::control::edges::reason(code), code);
+        }
+        assert_eq!(crate::control::edges::reason("peer_cert_expired"), "peer_certificate");
+        assert_eq!(crate::control::edges::reason("peer's own words"), "other");
+    }
+
     #[test]
     fn f26_what_another_replica_says_is_bounded_too() {
         let mut held = Edges::default();

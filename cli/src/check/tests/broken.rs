@@ -191,6 +191,16 @@ fn certificates_that_programs_hold_and_should_have_replaced() {
     let own = |left: i64| move |f: &mut Facts| put(f, "operator-1", &operator_metrics(f.now, 7, left));
     found("certificates.operator", Sign::Fail, own(0), "the certificate of operator-1 has ended at", operator);
     found("certificates.operator", Sign::Warn, own(599), "should long have been replaced", operator);
+    // A lifetime that was made longer is not that of what was issued before.
+    let mut facts = well();
+    let said = |begin: i64, now: i64| {
+        format!("signet_operator_svid_not_before_seconds {begin}\n{}", operator_metrics(now, 7, 500))
+    };
+    let (now, halfway) = (facts.now, facts.now - 500);
+    put(&mut facts, "operator-1", &said(halfway, now));
+    assert!(wrong(&facts).is_empty(), "{:?}", wrong(&facts));
+    put(&mut facts, "operator-1", &said(now - 2600, now));
+    assert_eq!(wrong(&facts)[0].id, "certificates.operator");
     let none = |f: &mut Facts| put(f, "operator-1", &operator_metrics(0, 7, 0));
     found("certificates.operator", Sign::Fail, none, "operator-1 has no certificate", operator);
     // What is short for a week is long for an hour.

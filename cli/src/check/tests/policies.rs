@@ -53,6 +53,11 @@ fn others_that_let_the_tunnel_through_are_left_alone() {
     ] {
         assert_eq!(broken(&[spec(fine.clone())]), Vec::<&str>::new(), "{fine}");
     }
+    // And that is said.
+    let mut facts = well();
+    facts.network = Ok(vec![object(spec(json!([])))]);
+    let said = super::super::network::tunnel(&facts);
+    assert!(said.found.ends_with("may not call each other at all, on any port: shop/p"), "{}", said.found);
     // Each caller is looked at by itself: the one that may reach 8080 may not reach 15008.
     let split = json!([
         {"from": [{"podSelector": {"matchLabels": {"app": "cart"}}}], "ports": [{"port": 15008}]},
