@@ -17,13 +17,14 @@ use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::{mpsc, watch as cell};
 use tokio::task::JoinHandle;
-use tokio::time::{Instant, Interval, MissedTickBehavior, interval, timeout};
+use tokio::time::{Instant, Interval, MissedTickBehavior, interval, sleep, timeout};
 
 /// A build begins when nothing has changed for so long,
 const QUIET: Duration = Duration::from_millis(50);
 /// but no later than so long after the first change.
 const PATIENCE: Duration = Duration::from_millis(500);
-/// How often it is looked whether a sidecar came with other content than this replica's.
+/// How often it is looked whether a sidecar came with other content than this replica's, and tried again what the API server did
+/// not answer.
 const LOOK: Duration = Duration::from_secs(1);
 /// When something has not arrived yet, the API server is asked again after a pause that doubles from that up to this.
 const RARELY: Duration = Duration::from_secs(16);
@@ -73,13 +74,14 @@ impl Index {
         let mut question = Question::new(client.clone(), hub);
         loop {
             let mut effect = std::mem::replace(&mut owed, Effect::Nothing);
-            let mut listing = None;
+            let (owes, mut listing) = (effect != Effect::Nothing, None);
             tokio::select! {
                 told = changes.recv() => match told {
                     Some((change, version)) => effect = effect.max(self.objects.take(change, version)),
                     None => return "the watches ended",
                 },
                 answer = question.answer() => listing = Some(answer),
+                () = sleep(LOOK), if owes => {}
             }
             let end = Instant::now() + PATIENCE;
             while Instant::now() < end
@@ -97,6 +99,8 @@ impl Index {
                 let newest = match arrived::newest(&client).await {
                     // Nothing is in force yet: a first revision that counts from nothing would be behind every sidecar's.
                     None if self.memory.revision == 0 => {
+                        let error = Some("the API server does not say its newest version".into());
+                        self.report.send_replace(Arc::new(Report { error, ..Report::default() }));
                         owed = effect;
                         continue;
                     }

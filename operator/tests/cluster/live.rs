@@ -224,6 +224,48 @@ async fn a_sidecar_that_comes_with_an_older_configuration_is_sent_what_is_in_for
     back.until("the rule", |config| !config.rules.is_empty()).await;
 }
 
+/// What was heard of while the API server did not say its newest version is built once it does, though nothing more is heard.
+#[tokio::test]
+async fn an_api_server_that_goes_away_at_the_start_is_asked_again() {
+    let Some(server) = ApiServer::start().await else { return };
+    let client = server.client().await;
+    install(&client, false).await;
+    let namespace = server.namespace("early").await;
+    meshed(&client, &namespace, "orders", "10.1.9.2").await;
+    let (listed, all) = tokio::sync::oneshot::channel();
+    let (go, gone) = tokio::sync::oneshot::channel::<()>();
+    let operator = operator_told(&client, Authority::new("mesh.example"), "signet-system", |mut changes| {
+        let (tell, told) = mpsc::channel(16);
+        tokio::spawn(async move {
+            let (mut heard, mut kinds) = (Vec::new(), 0);
+            while kinds < 7 {
+                let change = changes.recv().await.unwrap();
+                kinds += usize::from(format!("{:?}", change.0).ends_with("(Done)"));
+                heard.push(change);
+            }
+            listed.send(()).unwrap();
+            gone.await.unwrap();
+            for change in heard {
+                tell.send(change).await.unwrap();
+            }
+            tell.closed().await;
+        });
+        told
+    })
+    .await;
+    all.await.unwrap();
+    server.stop();
+    go.send(()).unwrap();
+    until("it has asked, and said that there was no answer", || async {
+        let error = operator.published.report.borrow().error.clone();
+        error.filter(|error| error.contains("does not say its newest version"))
+    })
+    .await;
+    assert!(operator.published.snapshot.borrow().is_none(), "nothing is in force without a revision that counts");
+    server.resume().await;
+    operator.until("what was heard of", |snapshot| snapshot.find(&key(&namespace, "orders")).is_some()).await;
+}
+
 /// A cluster whose admission policy is not there: what came in all the same guards.
 #[tokio::test]
 async fn a_raw_rule_guards_and_an_outage_loses_nothing() {
