@@ -19,9 +19,11 @@ fn with_containers(name: &str, containers: &str) -> String {
 }
 
 fn all_three(probe: &str) -> String {
-    ["startupProbe", "readinessProbe", "livenessProbe"]
-        .map(|kind| format!("{kind}: {{{probe}, periodSeconds: 1}}"))
-        .join(", ")
+    // An application may start, and answer, slowly where much else goes on. One that is not reached fails at once, thrice.
+    let often = "periodSeconds: 1, timeoutSeconds: 10";
+    let started = format!("startupProbe: {{{probe}, {often}, failureThreshold: 60}}");
+    let others = ["readinessProbe", "livenessProbe"].map(|kind| format!("{kind}: {{{probe}, {often}}}"));
+    format!("{started}, {}", others.join(", "))
 }
 
 #[test]
